@@ -1,0 +1,8 @@
+"""kube-audit-proxy: an audited gateway to Kubernetes.
+
+The packages in the order a call meets them: `gateway` accepts it, `identity` says who it is, `kube` what it asks
+for, `access` whether it may, `audit` describes it, `journal` makes that durable, `gateway` passes it on and streams
+the answer back. `index` and `export` read the journal afterwards; `cli` is what people type.
+"""
+
+__version__ = "0.1.0"

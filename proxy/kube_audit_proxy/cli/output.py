@@ -1,0 +1,47 @@
+"""Where the commands' output goes: lines of tables, JSON or CSV, in colour only on a terminal."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from kube_audit_proxy.cli.text import visible_json, visible_record
+from kube_audit_proxy.export import csv, jsonl
+
+
+class Output:
+    """Standard output. `width` is the terminal's in cells; None where it is no terminal, so that nothing is cut."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self.terminal = self._console.is_terminal
+        self.width = self._console.width if self.terminal else None
+
+    def line(self, text: Text) -> None:
+        """Print a line of a table."""
+        if self.terminal:
+            self._console.print(text)
+        else:
+            click.echo(text.plain.rstrip())
+
+
+def machine_row(output: str, *, terminal: bool) -> Callable[[str, dict[str, Any]], str]:
+    """Return what writes a call as `json` or `csv`; on a terminal, such that nothing in it acts on the terminal."""
+    if output == "csv":
+        return lambda _line, record: csv.row(visible_record(record) if terminal else record)
+    return lambda line, _record: jsonl.row(visible_json(line) if terminal else line)
+
+
+def write(text: str) -> None:
+    """Write to standard output without touching line ends, and at once."""
+    stream = sys.stdout.buffer
+    stream.write(text.encode())
+    stream.flush()
+
+
+def note(text: str) -> None:
+    """Tell something that is not the output itself."""
+    click.echo(text, err=True)

@@ -1,0 +1,65 @@
+"""`serve`: the proxy from a configuration file."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+import click
+import yaml
+
+from kube_audit_proxy.cli.errors import USAGE, CliError
+from kube_audit_proxy.cluster.kubeconfig import KubeconfigError
+from kube_audit_proxy.config import ConfigError, parse
+from kube_audit_proxy.process.child import set_up_logging
+from kube_audit_proxy.process.service import Running, run
+from kube_audit_proxy.process.supervisor import StartError
+
+log = logging.getLogger(__name__)
+
+
+@click.command()
+@click.option("--config", "path", metavar="FILE", required=True,
+              type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The configuration, in YAML.")  # fmt: skip
+def serve(*, path: Path) -> None:
+    r"""Start the proxy from a configuration file, for servers. It logs to standard error.
+
+    \b
+    A configuration:
+      data_dir: /var/lib/kube-audit-proxy
+      listen: 0.0.0.0:8443
+      url: https://kube.example.com          # what kubeconfigs will say
+      tls: {certificate: tls.crt, key: tls.key}
+      workers: 2
+      clusters:
+        - {name: prod-eu, kubeconfig: prod.kubeconfig, context: prod-eu}
+        - {name: here, in_cluster: true}
+      journal: {timeout: 5, relaxed: [read]}  # relaxed: make reads even if they cannot be recorded
+      grace_period: 30
+
+    \b
+    Examples:
+      kube-audit-proxy serve --config /etc/kube-audit-proxy.yaml
+    """
+    set_up_logging("parent")
+    try:
+        content = yaml.safe_load(path.read_bytes()) or {}
+        if not isinstance(content, dict):
+            raise ConfigError(["it is to be a mapping of settings"])
+        config = parse(content, path.parent.absolute())
+        asyncio.run(run(config, _say_ready))
+    except yaml.YAMLError as error:
+        raise CliError(f"{path} is not valid YAML: {error}", exit_code=USAGE) from error
+    except ConfigError as error:
+        problems = "".join(f"\n  - {problem}" for problem in error.problems)
+        raise CliError(f"{path} cannot be used:{problems}", exit_code=USAGE) from error
+    except (StartError, KubeconfigError) as error:
+        raise CliError(str(error)) from error
+
+
+async def _say_ready(running: Running) -> None:
+    for each in running.clusters:
+        if each.finding.problem:
+            log.warning("cluster %s: %s", each.name, each.finding.problem)
+        elif not each.finding.may_impersonate:
+            log.warning("cluster %s: the credential (%s) may not impersonate users", each.name, each.finding.own_user)
+    log.info("ready at %s for %s", running.config.url, ", ".join(each.name for each in running.clusters))

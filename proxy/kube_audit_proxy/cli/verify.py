@@ -1,0 +1,67 @@
+"""`verify`: the proof that the trail is whole."""
+
+import contextlib
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from kube_audit_proxy.cli.errors import TROUBLE, CliError
+from kube_audit_proxy.cli.options import data_dir_option
+from kube_audit_proxy.index.indexer import heads
+from kube_audit_proxy.index.schema import FILE_NAME, NoIndex, open_for_reading
+from kube_audit_proxy.journal.reader import segments, writers
+from kube_audit_proxy.journal.verify import Report
+from kube_audit_proxy.journal.verify import verify as verify_journal
+
+
+@click.command()
+@data_dir_option
+def verify(*, data_dir: Path) -> None:
+    r"""Walk every journal and prove that no record is missing or altered.
+
+    Each line carries its number and the hash of the line before. The index remembers the last line it has seen of
+    each writer, so that a tail that was cut off is noticed as well. The first break is printed with its place, and
+    the exit code is then 1.
+
+    \b
+    Examples:
+      kube-audit-proxy verify
+      kube-audit-proxy verify --data-dir /var/lib/kube-audit-proxy || alert
+    """
+    journal = data_dir / "journal"
+    if not journal.is_dir():
+        raise CliError(
+            f"there is no journal in {data_dir}",
+            "start the proxy with `kube-audit-proxy up` first, or name its --data-dir.",
+        )
+    broken = 0
+    size = sum(path.stat().st_size for writer in writers(journal) for path in segments(journal, writer))
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("verifying", total=size)
+        for report in verify_journal(journal, _known_heads(data_dir / FILE_NAME), lambda n: progress.advance(task, n)):
+            click.echo(_line(report))
+            broken += report.finding is not None
+    if broken:
+        sys.exit(TROUBLE)
+
+
+def _known_heads(index: Path) -> dict[str, tuple[int, str]]:
+    try:
+        with contextlib.closing(open_for_reading(index)) as db:
+            return {writer: (head.seq, head.hash) for writer, head in heads(db).items()}
+    except NoIndex:
+        return {}
+
+
+def _line(report: Report) -> str:
+    if report.finding is not None:
+        return click.style(f"{report.writer}: BROKEN: {report.finding}", fg="red")
+    remarks = "".join(f"; {remark}" for remark in report.remarks)
+    running = f", {report.open_calls} of them running" if report.open_calls else ""
+    return (
+        f"{report.writer}: whole: {report.lines:,} lines in {report.segments} segments, {report.calls:,} calls{running}"
+        f" (last seq {report.last_seq:,}){remarks}"
+    )

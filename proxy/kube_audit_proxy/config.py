@@ -1,0 +1,248 @@
+"""The configuration: one frozen value, checked once, with every problem reported at the same time."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kube_audit_proxy.audit.redaction import DEFAULT_PATTERNS
+from kube_audit_proxy.kube.verbs import VerbClass
+
+CLUSTER_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; `problems` has a sentence for each thing that is wrong."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """One cluster: the name it is called by, and the kubeconfig context that leads to it."""
+
+    name: str
+    kubeconfig: tuple[Path, ...] = ()
+    """Files to read, merged; those kubectl would read if empty."""
+    context: str = ""
+    in_cluster: bool = False
+    """Use the service account of the pod the proxy runs in."""
+    own_user: str = ""
+    """The name the cluster knows the credential by, once that has been asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything a proxy needs to know. Times are in seconds."""
+
+    data_dir: Path
+    clusters: tuple[ClusterConfig, ...]
+    host: str = "127.0.0.1"
+    port: int = 8443
+    url: str = ""
+    """Where clients reach the proxy; `https://<host>:<port>` if empty."""
+    certificate: Path | None = None
+    key: Path | None = None
+    workers: int = 1
+    grace: float = 30.0
+    """How long running calls may go on after SIGTERM."""
+    answer_timeout: float = 75.0
+    """How long the API server may take to begin an answer that is not long-running; it gives itself 60 s."""
+    journal_timeout: float = 5.0
+    """How long a start may take to become durable before its call is refused."""
+    segment_bytes: int = 64 << 20
+    relaxed: frozenset[VerbClass] = frozenset()
+    """Classes of calls that are made even if their start cannot be recorded durably."""
+    redact: tuple[str, ...] = field(default=DEFAULT_PATTERNS)
+    """Patterns of what is left out of recorded exec command lines."""
+
+    @property
+    def journal(self) -> Path:
+        """Where the trail is kept."""
+        return self.data_dir / "journal"
+
+    @property
+    def index(self) -> Path:
+        """The read model of the trail."""
+        return self.data_dir / "index.db"
+
+    @property
+    def tokens(self) -> Path:
+        """Where issued tokens' hashes are kept."""
+        return self.data_dir / "tokens"
+
+
+class _Reader:
+    """Takes values out of a mapping, noting what is wrong instead of stopping at it."""
+
+    def __init__(self, values: Mapping[str, Any], where: str, problems: list[str]) -> None:
+        self._values = dict(values)
+        self._where = where
+        self._problems = problems
+
+    def take(
+        self, key: str, kind: type | tuple[type, ...], default: Any, check: Callable[[Any], str | None] | None = None
+    ) -> Any:
+        value = self._values.pop(key, None)
+        if value is None:
+            return default
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            self.wrong(key, f"is to be a {' or '.join(k.__name__ for k in kinds)}, not {value!r}")
+            return default
+        problem = check(value) if check else None
+        if problem:
+            self.wrong(key, problem)
+            return default
+        return value
+
+    def wrong(self, key: str, what: str) -> None:
+        self._problems.append(f"{self._where}{key} {what}")
+
+    def finish(self) -> None:
+        for key in self._values:
+            self.wrong(key, "is not a setting")
+
+
+def parse(values: Mapping[str, Any], home: Path) -> Config:
+    """Make a configuration of a mapping (a YAML file's content). Relative paths are relative to `home`.
+
+    Raises ConfigError that lists every problem.
+    """
+    problems: list[str] = []
+    top = _Reader(values, "", problems)
+    listen = top.take("listen", str, "127.0.0.1:8443", _listen_problem)
+    host, _, port = listen.rpartition(":")
+    data_dir = top.take("data_dir", str, None)
+    if not data_dir:
+        problems.append("data_dir is missing: the directory for the journal, the index and the tokens")
+    tls = _Reader(top.take("tls", dict, {}), "tls.", problems)
+    certificate, key = tls.take("certificate", str, None), tls.take("key", str, None)
+    if bool(certificate) != bool(key):
+        problems.append("tls needs both certificate and key, or neither for a certificate of the proxy's own")
+    tls.finish()
+    journal = _Reader(top.take("journal", dict, {}), "journal.", problems)
+    relaxed = journal.take("relaxed", list, [], _relaxed_problem)
+    journal_timeout = journal.take("timeout", (int, float), 5.0, _positive)
+    segment_mb = journal.take("segment_megabytes", int, 64, _positive)
+    journal.finish()
+    clusters = tuple(_clusters(top.take("clusters", list, []), home, problems))
+    config = {
+        "url": top.take("url", str, "", _url_problem).rstrip("/"),
+        "workers": top.take("workers", int, 1, _positive),
+        "grace": float(top.take("grace_period", (int, float), 30.0)),
+        "answer_timeout": float(top.take("answer_timeout", (int, float), 75.0, _positive)),
+        "redact": tuple(top.take("redact", list, list(DEFAULT_PATTERNS), _patterns_problem)),
+    }
+    top.finish()
+    if problems:
+        raise ConfigError(problems)
+    return Config(
+        data_dir=home / data_dir,
+        clusters=clusters,
+        host=host.strip("[]"),
+        port=int(port),
+        certificate=home / certificate if certificate else None,
+        key=home / key if key else None,
+        journal_timeout=float(journal_timeout),
+        segment_bytes=segment_mb << 20,
+        relaxed=frozenset(map(VerbClass, relaxed)),
+        **config,
+    )
+
+
+def dump(config: Config) -> dict[str, Any]:
+    """The mapping that `parse` makes the same configuration of."""
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    return {
+        "data_dir": str(config.data_dir.absolute()),
+        "listen": f"{host}:{config.port}",
+        "url": config.url,
+        "tls": {"certificate": str(config.certificate), "key": str(config.key)} if config.certificate else {},
+        "workers": config.workers,
+        "grace_period": config.grace,
+        "answer_timeout": config.answer_timeout,
+        "redact": list(config.redact),
+        "journal": {
+            "relaxed": sorted(config.relaxed),
+            "timeout": config.journal_timeout,
+            "segment_megabytes": config.segment_bytes >> 20,
+        },
+        "clusters": [
+            {
+                "name": cluster.name,
+                "kubeconfig": [str(path.absolute()) for path in cluster.kubeconfig],
+                "context": cluster.context,
+                "in_cluster": cluster.in_cluster,
+                "own_user": cluster.own_user,
+            }
+            for cluster in config.clusters
+        ],
+    }
+
+
+def _clusters(entries: list[Any], home: Path, problems: list[str]) -> Iterable[ClusterConfig]:
+    if not entries:
+        problems.append("clusters is missing: name at least one, with the kubeconfig context that leads to it")
+    names: dict[str, str] = {}
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            problems.append(f"clusters[{number}] is to be a mapping with name and context")
+            continue
+        one = _Reader(entry, f"clusters[{number}].", problems)
+        name = one.take("name", str, "", _cluster_name_problem)
+        paths = one.take("kubeconfig", (str, list), [])
+        cluster = ClusterConfig(
+            name=name,
+            kubeconfig=tuple(home / path for path in ([paths] if isinstance(paths, str) else paths)),
+            context=one.take("context", str, ""),
+            in_cluster=one.take("in_cluster", bool, False),
+            own_user=one.take("own_user", str, ""),
+        )
+        one.finish()
+        if not name and "name" not in entry:
+            one.wrong("name", "is missing")
+        # kubectl keeps what it discovers in files where - and _ are one: such clusters would share it.
+        same = names.setdefault(name.replace("-", "_"), name)
+        if name and same is not name:
+            one.wrong("name", f"{name!r} is taken already")
+        yield cluster
+
+
+def _listen_problem(value: str) -> str | None:
+    host, _, port = value.rpartition(":")
+    if host and port.isdecimal() and int(port) < 65536:
+        return None
+    return f"is to be HOST:PORT (127.0.0.1:8443; port 0 picks a free one), not {value!r}"
+
+
+def _cluster_name_problem(value: str) -> str | None:
+    if CLUSTER_NAME.fullmatch(value):
+        return None
+    return f"{value!r} is not a name: use lower-case letters, digits and dashes, at most 63"
+
+
+def _url_problem(value: str) -> str | None:
+    return None if not value or re.match(r"https://[^/]+/?$", value) else f"is to be https://HOST[:PORT], not {value!r}"
+
+
+def _positive(value: float) -> str | None:
+    return None if value > 0 else f"is to be more than 0, not {value}"
+
+
+def _relaxed_problem(value: list[Any]) -> str | None:
+    known = [member.value for member in VerbClass]
+    wrong = [str(entry) for entry in value if entry not in known]
+    return f"knows {', '.join(known)}; not {', '.join(wrong)}" if wrong else None
+
+
+def _patterns_problem(value: list[Any]) -> str | None:
+    for pattern in value:
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            return f"has a pattern that is not a regular expression ({error}): {pattern!r}"
+    return None

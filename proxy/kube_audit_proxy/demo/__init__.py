@@ -1,0 +1,1 @@
+"""A Kubernetes cluster on loopback, for trying the proxy and for its tests."""

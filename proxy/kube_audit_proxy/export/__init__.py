@@ -1,0 +1,1 @@
+"""What is made of the records for others: files to open, lines to ship."""

@@ -1,0 +1,346 @@
+"""The client's side of a connection: bytes to requests, answers to bytes, with back-pressure both ways.
+
+llhttp judges the syntax (httptools, without leniencies): obs-fold, bare line ends, Content-Length together with
+Transfer-Encoding and their duplicates never get past it. Requests are handed out one at a time; what a pipelining
+client sent ahead waits, parsed but untouched, and reading stops while it does.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, cast
+
+import httptools
+
+from kube_audit_proxy.gateway.errors import ClientGoneError, Refusal
+from kube_audit_proxy.gateway.headers import RawHeaders
+from kube_audit_proxy.kube import status
+
+MAX_HEAD = (1 << 20) + (64 << 10)
+"""Bytes of a request's head: the API server's 1 MiB and some room, so that it is the API server that says no."""
+
+READ_AHEAD = 256 << 10
+"""Bytes of a body, or sent ahead of a 101, that are held before reading stops."""
+
+HEAD_TIMEOUT = 32.0
+"""Seconds for a head that has begun (kubernetes/apiserver pkg/server/secure_serving.go, ReadHeaderTimeout)."""
+
+IDLE_TIMEOUT = 90.0
+"""Seconds between two requests (the same file, IdleTimeout)."""
+
+
+DISCARD_TIMEOUT = 5.0
+"""Seconds in which the rest of a refused request's body is taken in."""
+
+
+class Request:
+    """One request as it arrives: its head is whole when it is handed out, its body may still be on the way."""
+
+    __slots__ = (
+        "body", "body_done", "body_held", "broken", "chunked", "content_length", "early", "headers", "http_1_0",
+        "keep_alive", "method", "received", "target", "upgrading",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.method = ""
+        self.target = ""
+        self.headers: RawHeaders = []
+        self.http_1_0 = False
+        self.keep_alive = True
+        self.upgrading = False
+        self.chunked = False
+        self.content_length = -1
+        self.received = 0.0
+        """Monotonic seconds at which the head was whole; 0 before."""
+        self.body: list[bytes] = []
+        self.body_held = 0
+        self.body_done = False
+        self.early: list[bytes] = []
+        """What an upgrading client sent after its head, before the answer."""
+        self.broken: Refusal | None = None
+
+
+class Upstream(Protocol):
+    """What the connection tells its counterpart while a call runs."""
+
+    def client_body(self, piece: bytes) -> None:
+        """Take a piece of the request's body."""
+
+    def client_body_done(self) -> None:
+        """The request is whole."""
+
+    def client_stream(self, data: bytes) -> None:
+        """Take bytes of an upgraded connection."""
+
+    def client_failed(self) -> None:
+        """The client is gone, or sends nonsense: end the call."""
+
+    def client_writable(self, writable: bool) -> None:
+        """Whether the client takes more of the answer at present."""
+
+
+class _Discarded:
+    """An upstream for what is not wanted any more."""
+
+    def __init__(self) -> None:
+        self.end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def client_body(self, piece: bytes) -> None:
+        """Drop it."""
+
+    def client_body_done(self) -> None:
+        """End."""
+        if not self.end.done():
+            self.end.set_result(None)
+
+    def client_stream(self, data: bytes) -> None:
+        """Drop it."""
+
+    def client_failed(self) -> None:
+        """End."""
+        self.client_body_done()
+
+    def client_writable(self, writable: bool) -> None:
+        """Nothing is being written."""
+
+
+class ClientConnection(asyncio.Protocol):
+    """One accepted connection; `serve(connection)` is started as its one task."""
+
+    def __init__(
+        self, serve: "Callable[[ClientConnection], Coroutine[Any, Any, None]]", clock: Callable[[], float]
+    ) -> None:
+        self._serve = serve
+        self._clock = clock
+        self._parser = httptools.HttpRequestParser(self)
+        self._parsing: Request | None = None
+        self._queue: deque[Request] = deque()
+        self._current: Request | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._url: list[bytes] = []
+        self._head_bytes = 0
+        self._since = clock()
+        self._raw = False
+        self._deaf = False
+        self._holding = False
+        self.task: asyncio.Task[None] | None = None
+        self.transport = cast("asyncio.Transport", None)
+        self.upstream: Upstream | None = None
+        self.writable = True
+        self.lost = False
+        self.address = ""
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to serve."""
+        self.transport = cast("asyncio.Transport", transport)
+        peername = transport.get_extra_info("peername")
+        self.address = peername[0] if peername else ""
+        self.task = asyncio.get_running_loop().create_task(self._serve(self))
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """Tell whoever waits for this client."""
+        self.lost = True
+        if self.upstream is not None:
+            self.upstream.client_failed()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(ClientGoneError())
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, or pass on where the connection has become a stream."""
+        if self._raw:
+            self._raw_received(data)
+        elif not self._deaf:
+            self._parse(data)
+
+    def pause_writing(self) -> None:
+        """Have the upstream send no more than this client takes."""
+        self.writable = False
+        if self.upstream is not None:
+            self.upstream.client_writable(False)
+
+    def resume_writing(self) -> None:
+        """Let the upstream go on."""
+        self.writable = True
+        if self.upstream is not None:
+            self.upstream.client_writable(True)
+
+    # llhttp
+
+    def on_message_begin(self) -> None:
+        """Start a request."""
+        self._parsing = Request()
+        self._url.clear()
+
+    def on_url(self, url: bytes) -> None:
+        """Gather the target, which may come in pieces."""
+        self._url.append(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; the trailers of a chunked body end here."""
+        request = cast("Request", self._parsing)
+        if not request.received:
+            request.headers.append((name, value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        """Hand the request out."""
+        request, parser = cast("Request", self._parsing), self._parser
+        request.received = self._clock()
+        request.method = parser.get_method().decode("latin-1")
+        request.target = b"".join(self._url).decode("latin-1")
+        request.http_1_0 = parser.get_http_version() == "1.0"
+        request.keep_alive = parser.should_keep_alive() and not request.http_1_0
+        request.upgrading = parser.should_upgrade()
+        for name, value in request.headers:
+            length = len(name)
+            if length == 14 and name.lower() == b"content-length":
+                request.content_length = int(value)
+            elif length == 17 and name.lower() == b"transfer-encoding":
+                request.chunked = True
+        self._hand_out(request)
+
+    def on_body(self, piece: bytes) -> None:
+        """Pass a piece of the body on, or keep it until the call is on record."""
+        request = cast("Request", self._parsing)
+        if self.upstream is not None and request is self._current:
+            self.upstream.client_body(piece)
+        else:
+            request.body.append(piece)
+            request.body_held += len(piece)
+
+    def on_message_complete(self) -> None:
+        """Note that the request is whole."""
+        request = cast("Request", self._parsing)
+        request.body_done = True
+        if self.upstream is not None and request is self._current:
+            self.upstream.client_body_done()
+        self._parsing = None
+
+    def _parse(self, data: bytes) -> None:
+        if self._parsing is None:
+            self._since = self._clock()
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # What follows the head belongs to the new protocol, if the API server agrees to it.
+            self._raw = True
+            self._raw_received(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
+            self._break(status.bad_request(f"this is not valid HTTP/1.1: {cause or error}"))
+        else:
+            self._limit_head(len(data))
+        self._hold_back()
+
+    def _limit_head(self, arrived: int) -> None:
+        if self._parsing is None or self._parsing.received:
+            self._head_bytes = 0
+            return
+        self._head_bytes += arrived
+        if self._head_bytes > MAX_HEAD:
+            self._break(status.header_too_large(MAX_HEAD))
+
+    def _break(self, answer: status.Status) -> None:
+        """Take nothing more from this client; the request at fault is refused in its turn."""
+        self._deaf = True
+        request = self._parsing or Request()
+        request.broken = Refusal(answer)
+        request.keep_alive = False
+        if not request.received:
+            request.received = self._clock()
+            request.target = b"".join(self._url).decode("latin-1")
+            self._hand_out(request)
+        elif request is self._current and self.upstream is not None:
+            self.upstream.client_failed()
+
+    def _hand_out(self, request: Request) -> None:
+        self._queue.append(request)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _raw_received(self, data: bytes) -> None:
+        if self.upstream is not None and not self._queue:
+            self.upstream.client_stream(data)
+        elif data:
+            request = self._queue[-1] if self._queue else cast("Request", self._current)
+            request.early.append(data)
+            request.body_held += len(data)
+            self._hold_back()
+
+    def _hold_back(self) -> None:
+        request = self._parsing or self._current
+        if not self._holding and (len(self._queue) > 1 or (request is not None and request.body_held > READ_AHEAD)):
+            self.hold(True)
+
+    # for `serve` and the upstream
+
+    async def next_request(self) -> Request:
+        """Give the next request as soon as its head is whole; raise ClientGoneError when there is none to come."""
+        self._current = None
+        if not self._queue:
+            if self.lost:
+                raise ClientGoneError
+            if self._holding:
+                self.hold(False)
+            self._since = self._clock()
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        self._current = self._queue.popleft()
+        return self._current
+
+    def hold(self, holding: bool) -> None:
+        """Stop or go on reading from the client."""
+        if holding != self._holding and not self.transport.is_closing():
+            self._holding = holding
+            if holding:
+                self.transport.pause_reading()
+            else:
+                self.transport.resume_reading()
+
+    def attach(self, upstream: Upstream) -> None:
+        """From now on tell `upstream` what arrives; what was held so far is the caller's to send."""
+        self.upstream = upstream
+        if self._holding:
+            self.hold(False)
+
+    def detach(self) -> None:
+        """The call is over: keep what arrives."""
+        self.upstream = None
+
+    async def discard_body(self) -> None:
+        """Take in the rest of a body nobody wants, for a while: closing on it would cost the client its answer."""
+        rest = _Discarded()
+        self.attach(rest)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(rest.end, DISCARD_TIMEOUT)
+        self.detach()
+
+    def as_http_again(self) -> None:
+        """Go back to parsing after an upgrade that was not agreed to."""
+        self._raw = False
+        self._parser = httptools.HttpRequestParser(self)
+        early, request = b"".join(cast("Request", self._current).early), cast("Request", self._current)
+        request.early.clear()
+        if early:
+            self._parse(early)
+
+    def waits_too_long(self, now: float) -> bool:
+        """Whether the client takes too long to send a request's head, or to begin with one."""
+        if self._parsing is not None and not self._parsing.received:
+            return now - self._since > HEAD_TIMEOUT
+        return self._waiter is not None and self._parsing is None and now - self._since > IDLE_TIMEOUT
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being served."""
+        return self._current is None and not self._queue
+
+    def close(self) -> None:
+        """Close once everything written has been sent."""
+        if not self.transport.is_closing():
+            self.transport.close()

@@ -1,0 +1,517 @@
+"""The way of a call: who, what, may, record, upstream, record.
+
+`Gateway.exchange` is the whole story of one call, read top-down. Nothing reaches a cluster but through it, and every
+way out of it leaves the call's end in the journal.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+from kube_audit_proxy.audit.call import CallEnd, CallRecord
+from kube_audit_proxy.audit.command import command_id
+from kube_audit_proxy.audit.fields import Decision, Outcome
+from kube_audit_proxy.audit.redaction import Redaction
+from kube_audit_proxy.cluster.cluster import Cluster
+from kube_audit_proxy.cluster.credential import CredentialError
+from kube_audit_proxy.gateway.client import ClientConnection, Request
+from kube_audit_proxy.gateway.describe import (
+    describe_client,
+    describe_identity,
+    describe_resource,
+    describe_target,
+    describe_user,
+)
+from kube_audit_proxy.gateway.errors import (
+    ClientGoneError,
+    Refusal,
+    UpstreamConnectError,
+    UpstreamError,
+    UpstreamIdleClosedError,
+    UpstreamTimeoutError,
+)
+from kube_audit_proxy.gateway.headers import Scrubbed, client_head, scrub, upstream_head
+from kube_audit_proxy.gateway.route import PREFIX, split_target
+from kube_audit_proxy.gateway.upstream import Response, UpstreamConnection
+from kube_audit_proxy.identity.impersonation import ImpersonationError
+from kube_audit_proxy.identity.impersonation import headers as impersonation_headers
+from kube_audit_proxy.identity.user import Credentials, UnauthenticatedError, Union, User
+from kube_audit_proxy.journal.files import JournalError
+from kube_audit_proxy.kube import status
+from kube_audit_proxy.kube.channels import observer
+from kube_audit_proxy.kube.requestinfo import RequestInfo, refusal, request_info
+from kube_audit_proxy.kube.status import Status, parse_status
+from kube_audit_proxy.kube.targets import BadTarget
+from kube_audit_proxy.kube.verbs import VerbClass, is_long_running, verb_class
+
+log = logging.getLogger(__name__)
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_REPEATABLE = frozenset({"GET", "HEAD"})
+_NO_BODY = frozenset({204, 304})
+_NO_PREFIX = (
+    "this proxy serves clusters under /clusters/<name>, and the request's path does not begin with one. "
+    "kubectl up to 1.33 leaves the prefix out with --raw (use 1.34 or newer), and `kubectl proxy` without "
+    "--append-server-path"
+)
+
+
+class Journal(Protocol):
+    """What the gateway needs of the journal."""
+
+    def append(self, body: bytes, *, ends: str | None = None) -> None:
+        """Write a line with the next commit."""
+
+    def commit(self, body: bytes, *, call: str | None = None) -> "asyncio.Future[None]":
+        """Write a line; done when it is durable. Fails with JournalError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A call that may go upstream: to where, and the head it goes with."""
+
+    cluster: Cluster
+    info: RequestInfo
+    target: str
+    scrubbed: Scrubbed
+    identity_headers: bytes
+
+
+class Call:
+    """One call while it runs: what its record will say."""
+
+    __slots__ = (
+        "answered",
+        "client",
+        "cluster",
+        "connection",
+        "info",
+        "record",
+        "request",
+        "response",
+        "status",
+        "subprotocol",
+    )
+
+    def __init__(self, client: ClientConnection, request: Request, record: CallRecord) -> None:
+        self.client = client
+        self.request = request
+        self.record = record
+        self.info: RequestInfo | None = None
+        self.cluster: Cluster | None = None
+        self.connection: UpstreamConnection | None = None
+        self.response: Response | None = None
+        self.status = 0
+        self.answered = False
+        """Whether the head of an answer has been written to the client."""
+        self.subprotocol = ""
+
+
+class Gateway:
+    """Serves connections. Everything it depends on is handed in."""
+
+    def __init__(
+        self,
+        *,
+        clusters: Mapping[str, Cluster],
+        identity: Union,
+        journal: Journal,
+        redaction: Redaction,
+        relaxed: frozenset[VerbClass],
+        answer_timeout: float,
+        clock: Callable[[], float],
+        wall: Callable[[], str],
+        new_id: Callable[[], str],
+    ) -> None:
+        self._clusters = clusters
+        self._identity = identity
+        self._journal = journal
+        self._redaction = redaction
+        self._relaxed = relaxed
+        self._answer_timeout = answer_timeout
+        self._clock = clock
+        self._wall = wall
+        self._new_id = new_id
+        self._command_id = lru_cache(maxsize=4096)(command_id)
+        self._impersonation = lru_cache(maxsize=4096)(impersonation_headers)
+        self.draining = False
+        self.clients: set[ClientConnection] = set()
+
+    async def serve(self, client: ClientConnection) -> None:
+        """Serve one connection until either side is done with it."""
+        self.clients.add(client)
+        try:
+            while not self.draining:
+                request = await client.next_request()
+                await self.exchange(client, request)
+                if not request.keep_alive or not request.body_done or client.lost:
+                    break
+        except ClientGoneError:
+            pass
+        finally:
+            self.clients.discard(client)
+            client.close()
+
+    async def drain(self, grace: float) -> None:
+        """Take no new calls; let those that run end within `grace` seconds, then cut them off, on the record."""
+        self.draining = True
+        for client in tuple(self.clients):
+            if client.idle:
+                client.close()
+        tasks = {client.task for client in self.clients if client.task is not None}
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=grace)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+        for cluster in self._clusters.values():
+            cluster.pool.close()
+
+    def sweep(self) -> None:
+        """Close connections that have been idle, or have kept us waiting, for too long."""
+        now = self._clock()
+        for client in tuple(self.clients):
+            if client.waits_too_long(now):
+                client.transport.abort()
+        for cluster in self._clusters.values():
+            cluster.pool.sweep()
+
+    async def exchange(self, client: ClientConnection, request: Request) -> None:
+        """Carry one call from its head to the record of its end."""
+        call = Call(client, request, CallRecord(self._new_id(), self._wall()))
+        failure: Status | None = None
+        outcome = Outcome.INTERRUPTED
+        try:
+            try:
+                admitted = await self._admit(call)
+            except Refusal as refused:
+                failure = refused.status
+            failure = await self._record_start(call) or failure
+            if failure is not None:
+                outcome = Outcome.REFUSED
+                await self._refuse(call, failure)
+            else:
+                await self._forward(call, admitted)
+                outcome = Outcome.COMPLETE
+        except (ClientGoneError, UpstreamError) as error:
+            failure, outcome = _blame(error, request)
+            if failure is not None:
+                await self._answer_or_abort(call, failure)
+        except Exception:
+            log.exception("call %s failed in the proxy", call.record.audit_id)
+            outcome = Outcome.FAILED
+            failure = status.internal_error(f"see the proxy's log for Audit-ID {call.record.audit_id}")
+            await self._answer_or_abort(call, failure)
+        finally:
+            end = self._end(call, outcome, failure)
+            self._release(call)
+            self._journal.append(call.record.end(self._wall(), end), ends=call.record.audit_id)
+
+    # who, what, may
+
+    async def _admit(self, call: Call) -> Admitted:
+        """Find out all that can be known of a call before anything is done; raise Refusal for what will not pass."""
+        request, fields = call.request, call.record.fields
+        cluster_name, target = split_target(request.target)
+        if cluster_name:
+            fields["cluster"] = cluster_name[:253]
+        fields["sourceIPs"] = (call.client.address,)
+        fields["method"] = request.method
+        info, bad_target = _request_info(request.method, target)
+        call.info = info
+        if info is not None:
+            describe_resource(fields, info)
+        describe_target(fields, info, target, self._redaction)
+        if request.broken is not None:
+            raise request.broken
+        scrubbed = scrub(request.headers, upgrading=request.upgrading)
+        claims = describe_client(fields, scrubbed)
+
+        user = await self._authenticate(scrubbed)
+        describe_user(fields, user)
+        if claims.command:
+            fields["command"], fields["command_source"] = claims.command, "header"
+        if claims.session:
+            fields["command_id"] = self._command_id(user.name, claims.session)
+
+        refused = _shape_refused(request, scrubbed, bad_target) or scrubbed.refused
+        cluster = self._clusters.get(cluster_name)
+        if refused is None and not cluster_name:
+            refused = status.not_found(_NO_PREFIX)
+        if refused is not None or info is None:
+            raise Refusal(refused or status.bad_request("the request names nothing the API server serves"))
+        if cluster is None or not user.may_call(cluster_name):
+            raise Refusal(_no_such_cluster(cluster_name, user, self._clusters))
+        describe_identity(fields, user, cluster.own_user)
+        try:
+            identity_headers = self._impersonation(user)
+        except ImpersonationError as error:
+            raise Refusal(status.forbidden(user.name, info, str(error))) from error
+        return Admitted(cluster, info, target, scrubbed, identity_headers)
+
+    async def _authenticate(self, scrubbed: Scrubbed) -> User:
+        try:
+            return await self._identity.authenticate(Credentials(scrubbed.token))
+        except UnauthenticatedError as error:
+            raise Refusal(status.unauthorized(str(error))) from error
+
+    # record
+
+    async def _record_start(self, call: Call) -> Status | None:
+        """Make the call's start durable. Gives the refusal if that cannot be done and must be."""
+        start = call.record.start()
+        try:
+            await self._journal.commit(start, call=call.record.audit_id)
+        except JournalError as error:
+            if call.info is not None and verb_class(call.info) in self._relaxed:
+                call.record.relaxed()
+                return None
+            return status.service_unavailable(f"the call cannot be recorded, so it is not made: {error}")
+        return None
+
+    def _end(self, call: Call, outcome: Outcome, failure: Status | None) -> CallEnd:
+        connection, response, received = call.connection, call.response, call.request.received
+        now = self._clock()
+        decided_by = "proxy" if response is None else "apiserver"
+        reason, message = (failure.reason, failure.message) if failure else ("", "")
+        upstream_ms = first_byte_ms = exit_code = None
+        request_bytes = response_bytes = 0
+        ports: tuple[int, ...] = ()
+        if connection is not None:
+            upstream_ms = (max(connection.last_byte_at, connection.sent_at) - connection.sent_at) * 1000
+            first_byte_ms = (connection.first_byte_at - received) * 1000 if connection.first_byte_at else None
+            request_bytes, response_bytes = connection.request_bytes, connection.response_bytes
+            watching = connection.observer
+            if watching is not None:
+                exit_code, ports = watching.exit_code, watching.ports
+                reason, message = watching.reason, watching.message
+            elif response is not None and connection.failure_body:
+                types = response.header(b"content-type"), response.header(b"content-encoding")
+                reason, message = parse_status(bytes(connection.failure_body), *types) or (reason, message)
+        return CallEnd(
+            status=call.status,
+            decision=_decision(call.status, decided_by),
+            decided_by=decided_by,
+            outcome=outcome,
+            duration_ms=(now - received) * 1000,
+            upstream_ms=upstream_ms,
+            first_byte_ms=first_byte_ms,
+            request_bytes=request_bytes,
+            response_bytes=response_bytes,
+            reason=reason,
+            message=message,
+            subprotocol=call.subprotocol,
+            exit_code=exit_code,
+            ports=ports,
+        )
+
+    # upstream
+
+    async def _forward(self, call: Call, admitted: Admitted) -> None:
+        client, request, cluster = call.client, call.request, admitted.cluster
+        if client.lost:
+            raise ClientGoneError
+        long_running = is_long_running(admitted.info)
+        timeout = None if long_running else self._answer_timeout
+        response = await self._ask(call, admitted, timeout)
+        connection = call.connection
+        assert connection is not None  # noqa: S101 - `_ask` has set it
+        foreign = admitted.info.subresource == "proxy"
+        if response.code == 401 and not foreign:
+            cluster.credentials.refused()
+            raise UpstreamError(f"cluster {cluster.name!r} does not accept this proxy's own credential (401)")
+        if response.upgraded and not admitted.scrubbed.upgrade:
+            raise UpstreamError("the API server switched protocols, which nobody had asked for")
+        call.response, call.status = response, response.code
+        if long_running:
+            self._journal.append(call.record.response_started(self._wall(), response.code))
+        call.answered = True
+        if response.upgraded:
+            await self._stream(call, admitted, response)
+            return
+        framing, chunked = _framing(request, response)
+        if request.upgrading:
+            client.as_http_again()
+        if self.draining or not request.body_done:
+            request.keep_alive = False
+        if not request.keep_alive:
+            framing += b"Connection: close\r\n"
+        head = client_head(
+            response.code, response.phrase, response.headers, framing, prefix=PREFIX + cluster.name, foreign=foreign
+        )
+        await connection.relay(head, chunked=chunked)
+
+    async def _ask(self, call: Call, admitted: Admitted, timeout: float | None) -> Response:  # noqa: ASYNC109 - see `response`
+        """Send the call and give the head of its answer, over a kept connection if there is one."""
+        client, request, cluster, scrubbed = call.client, call.request, admitted.cluster, admitted.scrubbed
+        try:
+            credential = await cluster.credential()
+        except CredentialError as error:
+            raise UpstreamConnectError(f"no credential for cluster {cluster.name!r}: {error}") from error
+        fixed = b"".join((
+            cluster.host_header,
+            credential.authorization,
+            admitted.identity_headers,
+            f"Audit-ID: {call.record.audit_id}\r\nX-Forwarded-For: {client.address}\r\n".encode(),
+        ))  # fmt: skip
+        head = upstream_head(
+            request.method,
+            cluster.base_path + admitted.target,
+            fixed,
+            scrubbed.passed,
+            _request_framing(request, scrubbed),
+        )
+        # A stream gets a connection of its own, which is not kept.
+        connection = cluster.pool.take_kept() if not scrubbed.upgrade else None
+        while True:
+            if connection is None:
+                connection = await cluster.pool.connect()
+            if client.lost:
+                connection.transport.abort()
+                raise ClientGoneError
+            call.connection, call.cluster = connection, cluster
+            connection.send(client, request, head)
+            if scrubbed.expect_continue and not request.body_done:
+                client.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            try:
+                return await connection.response(timeout)
+            except UpstreamIdleClosedError:
+                # It was closed as we took it. Only what changes nothing may be sent twice.
+                if request.method not in _REPEATABLE or not request.body_done:
+                    raise
+                connection.release()
+                connection = call.connection = None
+
+    async def _stream(self, call: Call, admitted: Admitted, response: Response) -> None:
+        connection, upgrade = call.connection, admitted.scrubbed.upgrade
+        assert connection is not None  # noqa: S101 - set by `_ask`
+        call.subprotocol = response.header(b"sec-websocket-protocol") or response.header(b"x-stream-protocol-version")
+        call.request.keep_alive = False
+        query = admitted.target.partition("?")[2]
+        watching = observer(upgrade, call.subprotocol, admitted.info.subresource, query)
+        framing = b"Connection: Upgrade\r\nUpgrade: %b\r\n" % (response.header(b"upgrade") or upgrade).encode()
+        head = client_head(101, response.phrase, response.headers, framing)
+        try:
+            await connection.tunnel(head, watching)
+        except ClientGoneError:
+            # Who hangs up first after the exit code has been told is chance.
+            if watching is None or watching.exit_code is None:
+                raise
+
+    def _release(self, call: Call) -> None:
+        connection, cluster = call.connection, call.cluster
+        if connection is None or cluster is None:
+            return
+        if connection.release() and not self.draining:
+            cluster.pool.keep(connection)
+        else:
+            connection.transport.close()
+
+    # answers of our own
+
+    async def _answer_or_abort(self, call: Call, failure: Status) -> None:
+        if call.answered:
+            # Half an answer must not look whole.
+            call.client.transport.abort()
+        else:
+            await self._refuse(call, failure)
+
+    async def _refuse(self, call: Call, failure: Status) -> None:
+        """Answer with a Status."""
+        client, request = call.client, call.request
+        call.status = failure.code
+        call.answered = True
+        client.detach()
+        body = failure.body()
+        if not request.body_done or request.upgrading:
+            request.keep_alive = False
+        head = (
+            f"HTTP/1.1 {failure.code} {failure.reason or 'Error'}\r\nContent-Type: application/json\r\n"
+            f"Cache-Control: no-cache, private\r\nAudit-Id: {call.record.audit_id}\r\nContent-Length: {len(body)}\r\n"
+        )
+        if failure.code == 401:
+            head += 'WWW-Authenticate: Bearer realm="kube-audit-proxy"\r\n'
+        if failure.retry_after_seconds:
+            head += f"Retry-After: {failure.retry_after_seconds}\r\n"
+        if not request.keep_alive or self.draining:
+            request.keep_alive = False
+            head += "Connection: close\r\n"
+        if client.lost:
+            return
+        client.transport.write(head.encode() + b"\r\n" + (b"" if request.method == "HEAD" else body))
+        if not request.body_done and request.broken is None:
+            await client.discard_body()
+
+
+def _request_info(method: str, target: str) -> tuple[RequestInfo | None, str]:
+    """What the target means, and why it is refused if it is."""
+    try:
+        info = request_info(method, target)
+    except BadTarget as error:
+        return None, str(error)
+    return info, refusal(target) or ""
+
+
+def _shape_refused(request: Request, scrubbed: Scrubbed, bad_target: str) -> Status | None:
+    """What a careful server does not take, although each part of it is valid."""
+    if request.method not in _METHODS:
+        return Status(405, "MethodNotAllowed", f"the method {request.method} is not served here")
+    wrong = (
+        (bad_target, bad_target),
+        (not scrubbed.has_host and not request.http_1_0, "the request has no Host header"),
+        (request.http_1_0 and request.chunked, "HTTP/1.0 knows no Transfer-Encoding"),
+        (
+            scrubbed.upgrade and (request.chunked or request.content_length > 0),
+            "a request that switches protocols may not have a body",
+        ),
+    )
+    return next((status.bad_request(sentence) for applies, sentence in wrong if applies), None)
+
+
+def _no_such_cluster(name: str, user: User, clusters: Iterable[str]) -> Status:
+    """The same words whether the cluster is unknown or not the user's: neither tells of the other."""
+    theirs = ", ".join(sorted(filter(user.may_call, clusters))) or "none"
+    return status.not_found(f"cluster {name!r} is not one that user {user.name!r} may call (those are: {theirs})")
+
+
+def _blame(error: ClientGoneError | UpstreamError, request: Request) -> tuple[Status | None, Outcome]:
+    """What to answer, if anybody is left to hear it, and how the call ended."""
+    match error:
+        case ClientGoneError():
+            return (request.broken.status, Outcome.REFUSED) if request.broken else (None, Outcome.CLIENT_GONE)
+        case UpstreamConnectError():
+            return status.bad_gateway(str(error)), Outcome.UPSTREAM_UNREACHABLE
+        case UpstreamTimeoutError():
+            return status.gateway_timeout(str(error)), Outcome.UPSTREAM_GONE
+        case _:
+            return status.bad_gateway(str(error)), Outcome.UPSTREAM_GONE
+
+
+def _decision(code: int, decided_by: str) -> Decision:
+    if code in {401, 403}:
+        return Decision.DENY
+    return Decision.ALLOW if decided_by == "apiserver" else Decision.ERROR
+
+
+def _request_framing(request: Request, scrubbed: Scrubbed) -> bytes:
+    if scrubbed.upgrade:
+        length = b"Content-Length: 0\r\n" if request.content_length == 0 else b""
+        return b"Connection: Upgrade\r\nUpgrade: %b\r\n%b" % (scrubbed.upgrade.encode(), length)
+    if request.chunked:
+        return b"Transfer-Encoding: chunked\r\n"
+    return b"Content-Length: %d\r\n" % request.content_length if request.content_length >= 0 else b""
+
+
+def _framing(request: Request, response: Response) -> tuple[bytes, bool]:
+    """How the client is told where the answer ends, and whether its body is sent in chunks."""
+    if response.content_length >= 0:
+        return b"Content-Length: %d\r\n" % response.content_length, False
+    if request.method == "HEAD" or response.code in _NO_BODY:
+        return b"", False
+    if request.http_1_0:
+        return b"", False
+    return b"Transfer-Encoding: chunked\r\n", True

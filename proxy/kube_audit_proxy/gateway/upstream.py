@@ -1,0 +1,441 @@
+"""The API server's side of a call: one connection, and the pool that keeps connections between calls.
+
+An answer's body goes to the client from within `data_received`, re-framed but never gathered: a watch event is passed
+on in the turn of the loop in which it came. A connection serves one call at a time and is kept only if both messages
+of that call ended as they should.
+"""
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import httptools
+
+from kube_audit_proxy.gateway.client import READ_AHEAD, ClientConnection, Request
+from kube_audit_proxy.gateway.errors import (
+    ClientGoneError,
+    UpstreamConnectError,
+    UpstreamError,
+    UpstreamIdleClosedError,
+    UpstreamTimeoutError,
+)
+from kube_audit_proxy.gateway.headers import RawHeaders
+from kube_audit_proxy.kube.channels import StreamObserver
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds for TCP and TLS together."""
+
+IDLE_TIMEOUT = 45.0
+"""Seconds a connection is kept unused: well below the API server's 90, so that it is us who close it."""
+
+_CAPTURE = 16 << 10
+"""Bytes of a failure's body that are kept to read its Status from."""
+
+
+class Response:
+    """The head of an answer."""
+
+    __slots__ = ("chunked", "code", "content_length", "headers", "keep_alive", "phrase", "upgraded")
+
+    def __init__(self) -> None:
+        self.code = 0
+        self.phrase = b""
+        self.headers: RawHeaders = []
+        self.content_length = -1
+        self.chunked = False
+        self.keep_alive = False
+        self.upgraded = False
+
+    def header(self, lower: bytes) -> str:
+        """First value of a header, by its lower-case name; empty if it is not there."""
+        return next((value.decode("latin-1") for name, value in self.headers if name.lower() == lower), "")
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection to an API server, and the call it carries at present."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._parser = httptools.HttpResponseParser(self)
+        self._client: ClientConnection | None = None
+        self._request: Request | None = None
+        self._response = Response()
+        self._head: asyncio.Future[Response] | None = None
+        self._end: asyncio.Future[None] | None = None
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._done = False
+        self._error: Exception | None = None
+        self._forwarding = False
+        self._chunk_out = False
+        self._writable = True
+        self.observer: StreamObserver | None = None
+        self.transport = cast("asyncio.Transport", None)
+        self.served = 0
+        self.idle_since = 0.0
+        self.sent_at = 0.0
+        self.first_byte_at = 0.0
+        self.last_byte_at = 0.0
+        self.request_bytes = 0
+        self.response_bytes = 0
+        self.failure_body = bytearray()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self.transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the call in the way the answer's framing says."""
+        response = self._response
+        until_close = response.code and not response.chunked and response.content_length < 0
+        if response.upgraded or (self._head is not None and self._head.done() and until_close and exc is None):
+            self._finish(None)
+        elif self._head is not None and not self._head.done() and not self.first_byte_at and self.served > 1:
+            self._finish(UpstreamIdleClosedError("the API server closed a kept connection before it answered"))
+        elif not self._done:
+            when = "before it answered" if not response.code else "in the middle of its answer"
+            self._finish(UpstreamError(f"the API server closed the connection {when}"))
+
+    def data_received(self, data: bytes) -> None:
+        """Parse an answer and send it on, or pass on the bytes of a stream."""
+        self.last_byte_at = self._clock()
+        if not self.first_byte_at:
+            self.first_byte_at = self.last_byte_at
+        if self._response.upgraded:
+            self._stream_received(data)
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            rest = data[upgrade.args[0] :]
+            if rest:
+                self._stream_received(rest)
+        except httptools.HttpParserError as error:
+            self._finish(UpstreamError(f"the API server's answer is not valid HTTP: {error}"))
+            self.transport.abort()
+        else:
+            if self._forwarding and self._held:
+                self._flush()
+            elif self._held_bytes > READ_AHEAD:
+                self.transport.pause_reading()
+            if self._done and self._end is not None and not self._end.done():
+                self._end.set_result(None)
+
+    def pause_writing(self) -> None:
+        """Have the client send no more than the API server takes."""
+        self._writable = False
+        if self._client is not None:
+            self._client.hold(True)
+
+    def resume_writing(self) -> None:
+        """Let the client go on."""
+        self._writable = True
+        if self._client is not None:
+            self._client.hold(False)
+
+    # llhttp
+
+    def on_message_begin(self) -> None:
+        """Start an answer; after an interim one (100, 103) this is the next."""
+        if self._done or self._client is None:
+            raise UpstreamError("more than one answer to a request")
+        self._response = Response()
+
+    def on_status(self, phrase: bytes) -> None:
+        """Keep the reason phrase."""
+        self._response.phrase += phrase
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; trailers end here."""
+        if not self._response.code:
+            self._response.headers.append((name, value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        """Hand the head out, unless it is an interim one."""
+        response = self._response
+        response.code = self._parser.get_status_code()
+        if response.code < 200 and response.code != 101:
+            return
+        response.keep_alive = self._parser.should_keep_alive()
+        response.upgraded = response.code == 101
+        for name, value in response.headers:
+            length = len(name)
+            if length == 14 and name.lower() == b"content-length":
+                response.content_length = int(value)
+            elif length == 17 and name.lower() == b"transfer-encoding":
+                response.chunked = True
+        if self._request is not None and self._request.method == "HEAD":
+            # llhttp does not know the question and would wait for a body that HEAD never has.
+            self._done = True
+            self._parser = httptools.HttpResponseParser(self)
+        if self._head is not None and not self._head.done():
+            self._head.set_result(response)
+
+    def on_body(self, piece: bytes) -> None:
+        """Take a piece of the body."""
+        self._held.append(piece)
+        self._held_bytes += len(piece)
+        if self._response.code >= 400 and len(self.failure_body) < _CAPTURE:
+            self.failure_body += piece[: _CAPTURE - len(self.failure_body)]
+
+    def on_message_complete(self) -> None:
+        """Note the end of the answer."""
+        if self._response.code >= 200:
+            self._done = True
+
+    # the answer on its way to the client
+
+    def _flush(self) -> None:
+        client, held = cast("ClientConnection", self._client), self._held
+        body = held[0] if len(held) == 1 else b"".join(held)
+        self.response_bytes += len(body)
+        self._held = []
+        self._held_bytes = 0
+        if not client.lost:
+            client.transport.write(b"%x\r\n%b\r\n" % (len(body), body) if self._chunk_out else body)
+
+    def _stream_received(self, data: bytes) -> None:
+        self.response_bytes += len(data)
+        if not self._forwarding:
+            self._held.append(data)
+            return
+        client, observer = cast("ClientConnection", self._client), self.observer
+        if not client.lost:
+            client.transport.write(data)
+        if observer is not None and observer.wants_server:
+            observer.server_data(data)
+
+    def _finish(self, error: Exception | None) -> None:
+        if self._error is None and not self._done:
+            self._error = error
+        self._done = True
+        if self._head is not None and not self._head.done() and error is not None:
+            self._head.set_exception(error)
+        if self._end is not None and not self._end.done():
+            self._end.set_result(None)
+
+    # gateway.client.Upstream
+
+    def client_body(self, piece: bytes) -> None:
+        """Send a piece of the request's body."""
+        self.request_bytes += len(piece)
+        chunked = cast("Request", self._request).chunked
+        self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+
+    def client_body_done(self) -> None:
+        """Send the end of the request's body."""
+        if cast("Request", self._request).chunked:
+            self.transport.write(b"0\r\n\r\n")
+
+    def client_stream(self, data: bytes) -> None:
+        """Send bytes of an upgraded connection; before the 101 they wait."""
+        if not self._forwarding:
+            early = cast("Request", self._request).early
+            early.append(data)
+            if sum(map(len, early)) > READ_AHEAD:
+                cast("ClientConnection", self._client).hold(True)
+            return
+        self.request_bytes += len(data)
+        self.transport.write(data)
+        observer = self.observer
+        if observer is not None and observer.wants_client:
+            observer.client_data(data)
+
+    def client_failed(self) -> None:
+        """Give the call up at once: each watch costs the API server a watcher."""
+        self._finish(ClientGoneError())
+        if self._response.upgraded:
+            self.transport.close()  # the last bytes of a stream's input are still to be sent
+        else:
+            self.transport.abort()
+
+    def client_writable(self, writable: bool) -> None:
+        """Read from the API server no faster than the client takes it."""
+        if self.transport.is_closing():
+            return
+        if writable:
+            self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
+
+    # for the exchange
+
+    def send(self, client: ClientConnection, request: Request, head: bytes) -> None:
+        """Begin a call: send its head and what has arrived of its body."""
+        self._client, self._request, self._response = client, request, Response()
+        self._head = self._end = self._error = self.observer = None
+        self._held, self._held_bytes = [], 0
+        self._done = self._forwarding = self._chunk_out = False
+        self.first_byte_at = self.last_byte_at = 0.0
+        self.request_bytes = self.response_bytes = 0
+        if self.failure_body:
+            self.failure_body = bytearray()
+        self.served += 1
+        self.sent_at = self._clock()
+        self._head = asyncio.get_running_loop().create_future()
+        client.attach(self)
+        if not request.body and not request.chunked:
+            self.transport.write(head)
+            return
+        body = b"".join(request.body)
+        self.request_bytes = len(body)
+        if request.chunked:
+            body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + (b"0\r\n\r\n" if request.body_done else b"")
+        self.transport.write(head + body)
+        if request.body_done:
+            return  # kept: a read that met a closed connection is sent once more
+        request.body = []
+        request.body_held = 0
+
+    async def response(self, timeout: float | None) -> Response:  # noqa: ASYNC109 - a deadline that costs no task
+        """Give the head of the answer. Raises UpstreamError (UpstreamTimeoutError after `timeout` s), ClientGoneError."""
+        head = cast("asyncio.Future[Response]", self._head)
+        if timeout is None:
+            return await head
+        timer = asyncio.get_running_loop().call_later(timeout, self._too_late)
+        try:
+            return await head
+        finally:
+            timer.cancel()
+
+    def _too_late(self) -> None:
+        self._finish(UpstreamTimeoutError("the API server did not begin to answer in time"))
+        self.transport.abort()
+
+    async def relay(self, head: bytes, *, chunked: bool) -> None:
+        """Send the answer's head, then its body as it comes; return when all of it is written to the client.
+
+        Raises UpstreamError if the API server ends it too soon, ClientGoneError if the client goes.
+        """
+        client = cast("ClientConnection", self._client)
+        self._chunk_out = chunked
+        self._forwarding = True
+        body = b"".join(self._held)
+        self.response_bytes += len(body)
+        self._held, self._held_bytes = [], 0
+        if not client.lost:
+            framed = b"%x\r\n%b\r\n" % (len(body), body) if chunked and body else body
+            last = b"0\r\n\r\n" if chunked and self._done and self._error is None else b""
+            client.transport.write(head + framed + last if framed or last else head)
+        if not self._done:
+            if client.writable:
+                self.transport.resume_reading()
+            await self._until_end()
+            if chunked and self._error is None and not client.lost:
+                client.transport.write(b"0\r\n\r\n")
+        if self._error is not None:
+            raise self._error
+
+    async def tunnel(self, head: bytes, observer: StreamObserver | None) -> None:
+        """Send the 101, then splice both directions, byte for byte, until either side ends."""
+        client, request = cast("ClientConnection", self._client), cast("Request", self._request)
+        early_client, early_server = b"".join(request.early), b"".join(self._held)
+        request.early.clear()
+        self._held = []
+        self._forwarding = True
+        self.observer = observer
+        if not client.lost:
+            client.transport.write(head + early_server)
+        if observer is not None and early_server:
+            observer.server_data(early_server)
+        if early_client:
+            self.client_stream(early_client)
+        if self._writable:
+            client.hold(False)
+        if not self._done:
+            await self._until_end()
+        if self._error is not None:
+            raise self._error
+
+    async def _until_end(self) -> None:
+        self._end = asyncio.get_running_loop().create_future()
+        await self._end
+
+    def release(self) -> bool:
+        """End the call. True: the connection may serve another one."""
+        client, request, response = self._client, self._request, self._response
+        if client is not None:
+            client.detach()
+        self._client = None
+        self._held, self._held_bytes, self.observer = [], 0, None
+        return (
+            self._done
+            and self._error is None
+            and request is not None
+            and request.body_done
+            and response.keep_alive
+            and not response.upgraded
+            and not self.transport.is_closing()
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an API server listens, and how to trust it."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None
+    server_hostname: str | None
+
+
+class Pool:
+    """The connections to one API server: the one used last is used first, so that the others can age and close."""
+
+    def __init__(self, address: Callable[[], Address], clock: Callable[[], float]) -> None:
+        self._address = address
+        self._clock = clock
+        self._idle: deque[UpstreamConnection] = deque()
+
+    def take_kept(self) -> UpstreamConnection | None:
+        """A kept connection that is still open, if there is one."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.transport.is_closing():
+                if self._clock() - connection.idle_since < IDLE_TIMEOUT:
+                    return connection
+                connection.transport.close()
+        return None
+
+    async def connect(self) -> UpstreamConnection:
+        """Open a connection. Raises UpstreamConnectError, whose text names the address and what went wrong."""
+        address = self._address()
+        where = f"{address.host}:{address.port}"
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                _, connection = await loop.create_connection(
+                    lambda: UpstreamConnection(self._clock),
+                    address.host,
+                    address.port,
+                    ssl=address.tls,
+                    server_hostname=address.server_hostname if address.tls else None,
+                )
+        except TimeoutError:
+            raise UpstreamConnectError(f"no connection to {where} within {CONNECT_TIMEOUT:.0f} s") from None
+        except ssl.SSLCertVerificationError as error:
+            raise UpstreamConnectError(f"the certificate of {where} is not trusted: {error.verify_message}") from error
+        except OSError as error:
+            raise UpstreamConnectError(f"no connection to {where}: {error.strerror or error}") from error
+        return connection
+
+    def keep(self, connection: UpstreamConnection) -> None:
+        """Keep a connection for the next call."""
+        connection.idle_since = self._clock()
+        self._idle.append(connection)
+
+    def sweep(self) -> None:
+        """Close what has been unused for too long."""
+        now = self._clock()
+        while self._idle and now - self._idle[0].idle_since >= IDLE_TIMEOUT:
+            self._idle.popleft().transport.close()
+
+    def close(self) -> None:
+        """Close every kept connection."""
+        while self._idle:
+            self._idle.pop().transport.close()

@@ -1,0 +1,113 @@
+"""Tokens that the proxy issues: kept as hashes, one small file each, valid until they expire or their file is gone.
+
+A token has 256 random bits, so that a plain SHA-256 of it is as good as any slow hash.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kube_audit_proxy.identity.impersonation import check_name
+from kube_audit_proxy.identity.user import Credentials, UnauthenticatedError, User
+
+PREFIX = "kap_"
+"""By it a token is known in a secret scan, and as one of ours."""
+
+_TRUSTED_FOR = 1.0
+"""Seconds after which a token's file is looked at again: how long a revoked token still works."""
+
+_REMEMBERED = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a token stands for. `expires` is in Unix seconds."""
+
+    user: str
+    groups: tuple[str, ...]
+    clusters: tuple[str, ...]
+    impersonated: bool
+    expires: float
+
+
+def issue(directory: Path, grant: Grant) -> str:
+    """Make a token for a grant and store its hash. Raises ImpersonationError for names that cannot be acted under."""
+    if grant.impersonated:
+        check_name("user", grant.user)
+        for group in grant.groups:
+            check_name("group", group)
+    token = PREFIX + secrets.token_urlsafe(32)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = _path(directory, token)
+    beside = path.with_suffix(".new")
+    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(
+            {
+                "user": grant.user,
+                "groups": grant.groups,
+                "clusters": grant.clusters,
+                "impersonated": grant.impersonated,
+                "expires": grant.expires,
+            },
+            file,
+        )
+    beside.rename(path)
+    return token
+
+
+def revoke(directory: Path, token: str) -> None:
+    """Make a token worthless, within a second for proxies that are running."""
+    _path(directory, token).unlink(missing_ok=True)
+
+
+class TokenAuthenticator:
+    """Knows the tokens in a directory, those issued while it runs included."""
+
+    def __init__(self, directory: Path, wall: Callable[[], float], clock: Callable[[], float]) -> None:
+        self._directory = directory
+        self._wall = wall
+        self._clock = clock
+        self._known: dict[str, tuple[float, float, User]] = {}
+
+    async def authenticate(self, credentials: Credentials) -> User | None:
+        """Give the token's user; None for tokens that are not ours."""
+        token = credentials.token
+        if not token.startswith(PREFIX):
+            return None
+        now = self._clock()
+        known = self._known.get(token)
+        if known is None or now - known[0] > _TRUSTED_FOR:
+            known = self._look_up(token, now)
+        _, expires, user = known
+        if self._wall() >= expires:
+            raise UnauthenticatedError(
+                "the token has expired: make a new kubeconfig with `kube-audit-proxy kubeconfig`"
+            )
+        return user
+
+    def _look_up(self, token: str, now: float) -> tuple[float, float, User]:
+        self._known.pop(token, None)
+        try:
+            stored: dict[str, Any] = json.loads(_path(self._directory, token).read_bytes())
+        except FileNotFoundError:
+            raise UnauthenticatedError("the token is not known to this proxy: it may have been revoked") from None
+        user = User(
+            name=stored["user"],
+            groups=tuple(stored["groups"]),
+            authenticator="token",
+            clusters=frozenset(stored["clusters"]),
+            impersonated=stored["impersonated"],
+        )
+        if len(self._known) >= _REMEMBERED:
+            self._known.clear()
+        known = self._known[token] = (now, stored["expires"], user)
+        return known
+
+
+def _path(directory: Path, token: str) -> Path:
+    return directory / f"{hashlib.sha256(token.encode()).hexdigest()}.json"

@@ -1,0 +1,60 @@
+"""Whom a call is made by, and what proves it."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+EVERY_CLUSTER = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a client offers to prove who it is."""
+
+    token: str
+    """Bearer token, empty if there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """An authenticated user."""
+
+    name: str
+    groups: tuple[str, ...]
+    authenticator: str
+    clusters: frozenset[str]
+    """The clusters the user may call, or EVERY_CLUSTER."""
+    impersonated: bool
+    """Whether calls are made upstream in the user's name; else they are made as the cluster's own credential."""
+
+    def may_call(self, cluster: str) -> bool:
+        """Whether the user may call the cluster at all; what they may do in it, its API server decides."""
+        return cluster in self.clusters or EVERY_CLUSTER in self.clusters
+
+
+class UnauthenticatedError(Exception):
+    """The credentials are wrong or no longer valid; the text is fit for the user."""
+
+
+class Authenticator(Protocol):
+    """One way to prove who one is."""
+
+    async def authenticate(self, credentials: Credentials) -> User | None:
+        """Give the user, or None if these credentials are of another kind; raise UnauthenticatedError if wrong."""
+        ...
+
+
+class Union:
+    """Tries authenticators in order; the first that knows the credentials decides."""
+
+    def __init__(self, *authenticators: Authenticator) -> None:
+        self._authenticators = authenticators
+
+    async def authenticate(self, credentials: Credentials) -> User:
+        """Give the user; raise UnauthenticatedError if nobody knows the credentials."""
+        for authenticator in self._authenticators:
+            user = await authenticator.authenticate(credentials)
+            if user is not None:
+                return user
+        if credentials.token:
+            raise UnauthenticatedError("the token is not known to this proxy: it may have been revoked")
+        raise UnauthenticatedError("no credentials: use a kubeconfig made by `kube-audit-proxy kubeconfig`")

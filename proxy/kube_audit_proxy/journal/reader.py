@@ -1,0 +1,111 @@
+"""What is new in the journal since a place: for the index, the shipper and the command line.
+
+A reader may see lines that are not durable yet. Where a machine or a disk fails, such lines can be cut off again, and
+others get their numbers: a consumer keeps the last line it was given for a pair of writer and seq.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_SEGMENT = re.compile(r"[0-9]{20}\.jsonl")
+
+
+class JournalGap(Exception):  # noqa: N818 - a state of the journal that its reader has to decide on
+    """The segment in which a reader stopped is no longer there. `writer` and `segment` say which."""
+
+    def __init__(self, writer: str, segment: str) -> None:
+        super().__init__(f"segment {segment} of writer {writer} is missing; lines in it may not have been read")
+        self.writer = writer
+        self.segment = segment
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A place between two lines: a segment's file name and an offset into it in bytes."""
+
+    segment: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Complete lines of one writer, without their newlines, and the place after them."""
+
+    writer: str
+    lines: list[bytes]
+    cursor: Cursor
+
+
+def segment_name(first: int) -> str:
+    """Return the file name of the segment whose first line has this number."""
+    return f"{first:020d}.jsonl"
+
+
+def first_seq(segment: Path) -> int:
+    """Return the number of a segment's first line, as its name says."""
+    return int(segment.stem)
+
+
+def writers(journal: Path) -> list[str]:
+    """Return the names of all writers that have a directory in this journal, sorted; none where there is no journal."""
+    try:
+        return sorted(entry.name for entry in journal.iterdir() if entry.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+def segments(journal: Path, writer: str) -> list[Path]:
+    """Return a writer's segments in the order in which they were written."""
+    try:
+        return sorted(path for path in (journal / writer).iterdir() if _SEGMENT.fullmatch(path.name))
+    except FileNotFoundError:
+        return []
+
+
+def read_batches(journal: Path, cursors: Mapping[str, Cursor], max_bytes: int = 1 << 20) -> Iterator[Batch]:
+    """Yield what was written since the cursors, writer by writer, in about `max_bytes` at a time.
+
+    A writer without a cursor is read from the oldest segment there is. A last line without its newline is left for
+    later. Raises JournalGap when it comes to a writer whose cursor names a segment that is gone. Where the file is not
+    the one the cursor was made for (its tail was cut off by recovery), that segment is read again from its start.
+    """
+    for writer in sorted({*writers(journal), *cursors}):
+        yield from _read_writer(journal, writer, cursors.get(writer), max_bytes)
+
+
+def _read_writer(journal: Path, writer: str, cursor: Cursor | None, max_bytes: int) -> Iterator[Batch]:
+    paths = segments(journal, writer)
+    if cursor is not None:
+        names = [path.name for path in paths]
+        if cursor.segment not in names:
+            raise JournalGap(writer, cursor.segment)
+        first = paths[names.index(cursor.segment)]
+        yield from _read_segment(writer, first, cursor.offset, max_bytes)
+        paths = [path for path in paths if path.name > cursor.segment]
+    for path in paths:
+        yield from _read_segment(writer, path, 0, max_bytes)
+
+
+def _read_segment(writer: str, path: Path, offset: int, max_bytes: int) -> Iterator[Batch]:
+    try:
+        file = path.open("rb", buffering=0)
+    except FileNotFoundError:
+        raise JournalGap(writer, path.name) from None
+    with file:
+        if offset:
+            file.seek(offset - 1)
+            if file.read(1) != b"\n":
+                offset = 0
+                file.seek(0)
+        rest: list[bytes] = []
+        while data := file.read(max_bytes):
+            end = data.rfind(b"\n") + 1
+            if not end:  # a line longer than max_bytes, or the torn last one
+                rest.append(data)
+                continue
+            complete = b"".join((*rest, data[:end]))
+            rest = [data[end:]]
+            offset += len(complete)
+            yield Batch(writer, complete[:-1].split(b"\n"), Cursor(path.name, offset))

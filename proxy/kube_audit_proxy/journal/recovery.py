@@ -1,0 +1,181 @@
+"""What a writer that stopped or died left behind is put in order, before anybody writes after it.
+
+A torn last line is cut off. A call with a start and no end is closed as interrupted. Anything else that is wrong stays
+as it is, for `verify` to show: new lines go to a new segment, and no line that was complete is ever overwritten.
+"""
+
+import os
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kube_audit_proxy.audit.fields import Decision, Outcome, Stage
+from kube_audit_proxy.journal.chain import Break, Chain, Wrong
+from kube_audit_proxy.journal.committer import flush, flush_directory
+from kube_audit_proxy.journal.files import (
+    Clock,
+    JournalError,
+    begin_segment,
+    cut,
+    explain,
+    header,
+    locked,
+    write_all,
+)
+from kube_audit_proxy.journal.line import FIRST_PREVIOUS, Line, LineError, build, content, digest, head, parse
+from kube_audit_proxy.journal.reader import first_seq, segments
+
+ENDS = frozenset({Stage.RESPONSE_COMPLETE, Stage.PANIC})
+INTERRUPTED = "the proxy stopped or died before the call ended"
+_OF_THE_LINE = ("writer", "seq", "prev")
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """Number and hash of the last line, after which a writer goes on, and what was found.
+
+    `interrupted` calls were closed, in a `segment` of their own, `torn` bytes cut off; `broken` is the first break in
+    the part that was read.
+    """
+
+    seq: int
+    previous: str
+    segment: Path | None
+    interrupted: int
+    torn: int
+    broken: Break | None
+
+
+@dataclass(slots=True)
+class _Scan:
+    """What is known after reading the newest part of a journal."""
+
+    chain: Chain
+    oldest: int = 0
+    starts: dict[str, Line] = field(default_factory=dict)
+    broken: Break | None = None
+    torn_at: int | None = None
+
+    def take(self, data: bytes) -> None:
+        broken = self.chain.feed(data)
+        self.broken = self.broken or broken
+        line = self.chain.line
+        if line is None or line.seq < self.oldest:
+            return
+        stage, call = line.record.get("stage"), line.record.get("auditID")
+        if not isinstance(call, str):
+            return
+        if stage == Stage.REQUEST_RECEIVED:
+            self.starts[call] = line
+        elif stage in ENDS:
+            self.starts.pop(call, None)
+
+
+def recover(directory: Path, writer: str, *, clock: Clock, product: str) -> Recovered:
+    """Put the journal of a writer that nobody uses any more in order; `directory` is that of the whole journal.
+
+    Raises JournalError where another process still writes it, or where the disk does not take what has to be written.
+    """
+    own = directory / writer
+    try:
+        with locked(own):
+            return recover_held(own, writer, clock=clock, product=product)
+    except OSError as error:
+        raise JournalError(f"the journal {own} cannot be recovered: {explain(error)}") from error
+
+
+def recover_held(directory: Path, writer: str, *, clock: Clock, product: str) -> Recovered:
+    """Do the same in a writer's own directory, whose lock is held.
+
+    Everything it reports is durable when it returns. Raises OSError or JournalError.
+    """
+    paths = segments(directory.parent, writer)
+    scan = _scan(paths, writer)
+    torn = 0
+    if scan.torn_at is not None:
+        torn = paths[-1].stat().st_size - scan.torn_at
+        cut(paths[-1], scan.torn_at)
+    seq, previous = scan.chain.seq, scan.chain.previous or FIRST_PREVIOUS
+    if not scan.starts:
+        return Recovered(seq, previous, None, 0, torn, scan.broken)
+    oldest = min(line.seq for line in scan.starts.values())
+    bodies = [header(product, clock(), oldest)]
+    bodies += [interrupted(line.record, clock()) for line in scan.starts.values()]
+    segment, descriptor = begin_segment(directory, seq + 1)
+    lines: list[bytes] = []
+    start = head(writer)
+    for body in bodies:
+        seq += 1
+        line = build(start, seq, previous.encode(), body)
+        previous = digest(line)
+        lines.append(line + b"\n")
+    data = b"".join(lines)
+    with os.fdopen(descriptor, "wb", buffering=0) as file:
+        _, error = write_all(file.fileno(), data)
+        if error is not None:
+            raise error
+        flush(file.fileno())
+    flush_directory(bytes(directory))
+    return Recovered(seq, previous, segment, len(scan.starts), torn, scan.broken)
+
+
+def interrupted(start: dict[str, Any], now: str) -> bytes:
+    """Return the body of the end of a call of which only the start is known: all of its start, in the same order."""
+    record = {name: value for name, value in start.items() if name not in _OF_THE_LINE}
+    record |= {
+        "stage": Stage.RESPONSE_COMPLETE,
+        "stageTimestamp": now,
+        "decision": Decision.ERROR,
+        "decided_by": "proxy",
+        "outcome": Outcome.INTERRUPTED,
+        "message": INTERRUPTED,
+    }
+    return content(record)
+
+
+def _scan(paths: list[Path], writer: str) -> _Scan:
+    """Read from the segment with the oldest call that was open when the newest segment was begun."""
+    if not paths:
+        return _Scan(Chain(writer))
+    first, oldest = _where_to_begin(paths)
+    before = first_seq(paths[first]) - 1
+    scan = _Scan(Chain(writer, before, None if before else FIRST_PREVIOUS), oldest)
+    for path in paths[first:]:
+        _scan_segment(path, scan, newest=path is paths[-1])
+    return scan
+
+
+def _where_to_begin(paths: list[Path]) -> tuple[int, int]:
+    """Return the index of the segment to begin with, and the lowest number of a start that can be open."""
+    names = [first_seq(path) for path in paths]
+    for path in reversed(paths):
+        with path.open("rb") as file:
+            first = file.readline()
+        try:
+            line = parse(first)
+        except LineError:
+            continue  # empty or torn: the one before knows
+        oldest = line.record.get("oldest_open", line.seq)
+        if isinstance(oldest, int):
+            return max(bisect_right(names, oldest) - 1, 0), oldest
+    return 0, 0
+
+
+def _scan_segment(path: Path, scan: _Scan, *, newest: bool) -> None:
+    offset = 0
+    with path.open("rb") as file:
+        for data in file:
+            known = scan.chain.seq, scan.chain.previous, scan.broken
+            whole = data.endswith(b"\n")
+            if whole or not newest:
+                scan.take(data.removesuffix(b"\n"))
+            if not whole and not newest:
+                scan.broken = scan.broken or Break(
+                    Wrong.UNTERMINATED, scan.chain.seq, "a newline", "the end of the file"
+                )
+            # What a crash can leave, at the very end only: a line without its end, or one with a hole in it.
+            if newest and (not whole or scan.chain.line is None) and not file.peek(1):
+                scan.torn_at = offset
+                scan.chain.seq, scan.chain.previous, scan.broken = known
+            offset += len(data)

@@ -1,0 +1,418 @@
+"""Makes records durable, in order, without ever making the event loop wait for a disk.
+
+Lines are gathered for one more turn of the loop, written with one system call and made durable by one sync in another
+process; lines that come meanwhile are gathered for the next. So everything before the lines in hand is durable, always,
+and whatever goes wrong with them is put right by going back to where they began.
+"""
+
+import asyncio
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from errno import ENOENT, ESTALE
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from kube_audit_proxy.journal.files import (
+    Clock,
+    JournalError,
+    Lock,
+    begin_segment,
+    explain,
+    header,
+    make_directory,
+    write_all,
+)
+from kube_audit_proxy.journal.line import build, content, head
+from kube_audit_proxy.journal.recovery import Recovered, recover_held
+from kube_audit_proxy.journal.syncer import COMMAND, Syncer
+
+LARGEST_BATCH = 1000  # lines: after a long trouble, more at once would hold up the loop
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a writer keeps to: a segment's size in bytes, times in seconds, how many ends to keep in memory."""
+
+    segment_bytes: int = 64 << 20
+    timeout: float = 5.0
+    end_delay: float = 0.05
+    retry: float = 1.0
+    kept: int = 10_000
+
+
+DEFAULT_LIMITS = Limits()
+
+
+class _Item(NamedTuple):
+    """A body on its way: who waits for it, which call it opens or ends; `lost` on the writer's own lines only."""
+
+    body: bytes
+    future: asyncio.Future[None] | None
+    opens: str | None
+    ends: str | None
+    since: float
+    lost: int | None = None
+
+
+class _Batch(NamedTuple):
+    """Lines that are written and not yet durable; `size` is the file's before them, in bytes."""
+
+    items: list[_Item]
+    first: int
+    last_hash: bytes
+    size: int
+    whole: bool  # nothing that was to be written with them was refused
+
+
+def _ends(items: list[_Item]) -> int:
+    """Count the lines that nobody waits for."""
+    return sum(item.future is None for item in items)
+
+
+class JournalWriter:
+    """The one writer of `<journal>/<name>`; made by `open`, on a running loop, and used on that loop only.
+
+    `failed` says what is wrong at present, None while all is well. `recovered` says what was found at the start.
+    """
+
+    def __init__(
+        self, directory: Path, name: str, *, clock: Clock, product: str, limits: Limits, command: Sequence[str]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._directory = directory
+        self._clock = clock
+        self._product = product
+        self._limits = limits
+        self._start = head(name)
+        self._lock = Lock(directory)
+        try:
+            self.recovered: Recovered = recover_held(directory, name, clock=clock, product=product)
+            self._path, self._descriptor = begin_segment(directory, self.recovered.seq + 1)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._size = 0
+        self._seq = self.recovered.seq
+        self._previous = self.recovered.previous.encode()
+        self._spoiled = False  # the file may end with lines that are not durable and have to be cut off
+        self._unsynced = True  # the committer has not been told of this file
+        self._renew = True  # the header is written at once, so that trouble shows before the first call
+        self.failed: str | None = None
+        self._open: dict[str, int] = {}
+        self._pending: list[_Item] = []
+        self._ends = 0
+        self._lost = 0
+        self._lost_since = ""
+        self._urgent = False
+        self._scheduled = False
+        self._closing = False
+        self._batch: _Batch | None = None
+        self._settled: asyncio.Future[None] | None = None
+        self._end_timer: asyncio.TimerHandle | None = None
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._syncer = Syncer(self._synced, command)
+        self._flush()
+
+    @classmethod
+    def open(
+        cls,
+        journal: Path,
+        name: str,
+        *,
+        clock: Clock,
+        product: str,
+        limits: Limits = DEFAULT_LIMITS,
+        committer_command: Sequence[str] = COMMAND,
+    ) -> Self:
+        """Recover what was left, begin a segment and start the committer; the journal's directory must exist.
+
+        It reads and syncs on the loop, so it belongs before the first call is accepted. Raises JournalError where
+        another process writes there, or where what has to be recovered cannot be.
+        """
+        directory = journal.absolute() / name
+        try:
+            make_directory(directory)
+            return cls(directory, name, clock=clock, product=product, limits=limits, command=committer_command)
+        except OSError as error:
+            raise JournalError(f"the journal {directory} cannot be opened: {explain(error)}") from error
+
+    @property
+    def committer_id(self) -> int | None:
+        """The process that makes the lines durable at present."""
+        return self._syncer.process_id
+
+    def commit(self, body: bytes, call: str | None = None) -> asyncio.Future[None]:
+        """Hand in a record and return what to wait for: done once it is durable, JournalError where it may not be.
+
+        `call` is the audit ID of a call that begins with this record.
+        """
+        future: asyncio.Future[None] = self._loop.create_future()
+        if self._closing:
+            future.set_exception(JournalError("The journal is closed."))
+            return future
+        self._pending.append(_Item(body, future, call, None, self._loop.time()))
+        self._urgent = True
+        if not self._scheduled and self._batch is None:
+            self._schedule()
+        if self._watchdog is None:
+            self._watchdog = self._loop.call_later(self._limits.timeout, self._watch)
+        return future
+
+    def append(self, body: bytes, ends: str | None = None) -> None:
+        """Hand in a record nobody waits for: it goes with the next commit, or alone after a moment.
+
+        `ends` is the audit ID of a call that ends with this record. In trouble it is kept, and written afterwards;
+        what is too much to keep is counted, and the count written. Raises JournalError on a closed writer.
+        """
+        if self._closing:
+            raise JournalError("The journal is closed.")
+        if self._ends >= self._limits.kept:
+            self._lose(ends)
+            return
+        self._ends += 1
+        self._pending.append(_Item(body, None, None, ends, 0.0))
+        if self._end_timer is None and not self._urgent:
+            self._end_timer = self._loop.call_later(self._limits.end_delay, self._flush_ends)
+
+    async def close(self) -> None:
+        """Make durable what was handed in, and end the committer. Raises JournalError where that did not work."""
+        if self._closing:
+            return
+        self._closing = True
+        tries = 2
+        while tries and (self._batch is not None or self._pending or self._lost):
+            if self._batch is None:
+                self._flush()
+            if self._batch is None:
+                break
+            self._settled = self._loop.create_future()
+            done, _ = await asyncio.wait([self._settled], timeout=self._limits.timeout)
+            tries -= bool(self.failed or not done)
+        left = len(self._pending) + self._lost + (len(self._batch.items) if self._batch else 0)
+        for timer in (self._end_timer, self._watchdog, self._retry):
+            if timer is not None:
+                timer.cancel()
+        reason = f"The journal was closed before {left} records were durable: {self.failed or 'the disk is too slow'}"
+        self._fail(self._pending, reason)
+        if self._batch is not None:
+            self._fail(self._batch.items, reason)
+        await self._syncer.close()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        self._lock.release()
+        if left:
+            raise JournalError(reason)
+
+    # When to write
+
+    def _schedule(self) -> None:
+        """Write after one more turn of the loop: calls that are being read right now come along."""
+        self._scheduled = True
+        self._loop.call_soon(self._loop.call_soon, self._flush)
+
+    def _flush_ends(self) -> None:
+        self._end_timer = None
+        if self._pending:
+            self._flush()
+
+    def _try_again(self) -> None:
+        self._retry = None
+        if self._batch is None:
+            self._renew = not self._pending  # with nothing to write, a new segment's header shows whether it works
+            self._flush()
+
+    def _after_batch(self) -> None:
+        if self._settled is not None and not self._settled.done():
+            self._settled.set_result(None)
+        if self._closing or not self._pending:
+            return
+        if self._urgent:
+            self._schedule()
+        elif self._end_timer is None and self.failed is None:
+            self._end_timer = self._loop.call_later(self._limits.end_delay, self._flush_ends)
+
+    # Writing
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if self._batch is not None or not (self._pending or self._lost or self._renew):
+            return
+        items = self._pending[:LARGEST_BATCH]
+        del self._pending[:LARGEST_BATCH]
+        self._urgent = bool(self._pending)
+        self._ends = _ends(self._pending)
+        try:
+            self._prepare_segment()
+        except (OSError, JournalError) as error:
+            words = explain(error) if isinstance(error, OSError) else str(error)
+            self._give_back(items, f"The journal cannot be written: {words}")
+            return
+        if self._lost or not self._size:
+            items[:0] = self._own_lines()
+        self._write(items)
+
+    def _prepare_segment(self) -> None:
+        """Have a file that can be appended to; everything in the present one is durable."""
+        if self._spoiled:
+            self._discard_segment()
+        full = self._size >= self._limits.segment_bytes
+        if self._descriptor >= 0 and not full and not (self._renew and self._size):
+            return
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        if not self._lock.holds():
+            make_directory(self._directory)
+            lock = Lock(self._directory)
+            self._lock.release()
+            self._lock = lock
+        self._path, self._descriptor = begin_segment(self._directory, self._seq + 1)
+        self._size = 0
+        self._unsynced = True
+
+    def _discard_segment(self) -> None:
+        """Cut off what did not become durable, and let go of the file: after a failed sync nothing about it is sure."""
+        os.ftruncate(self._descriptor, self._size)
+        if not self._size:
+            self._path.unlink(missing_ok=True)  # the next segment has this name
+        os.close(self._descriptor)
+        self._descriptor = -1
+        self._spoiled = False
+
+    def _own_lines(self) -> Iterable[_Item]:
+        if not self._size:
+            body = header(self._product, self._clock(), next(iter(self._open.values()), None))
+            yield _Item(body, None, None, None, 0.0, 0)
+        if self._lost:
+            body = content({"kind": "lost", "count": self._lost, "since": self._lost_since})
+            yield _Item(body, None, None, None, 0.0, self._lost)
+
+    def _write(self, items: list[_Item]) -> None:
+        seq, previous, start = self._seq, self._previous, self._start
+        lines: list[bytes] = []
+        hashes: list[bytes] = []
+        for item in items:
+            seq += 1
+            line = build(start, seq, previous, item.body)
+            previous = sha256(line).hexdigest().encode()
+            lines.append(line)
+            hashes.append(previous)
+        lines.append(b"")
+        data = b"\n".join(lines)
+        written, error = write_all(self._descriptor, data)
+        refused: list[_Item] = []
+        before = self._size
+        if error is not None:
+            # A line that got through whole stays: a reader may have seen it.
+            whole = data.rfind(b"\n", 0, written) + 1
+            count = data.count(b"\n", 0, whole)
+            items, refused = items[:count], items[count:]
+            written = whole
+        self._batch = _Batch(items, self._seq + 1, hashes[len(items) - 1], before, error is None) if items else None
+        self._size += written
+        if error is not None:
+            self._give_back(refused, f"The journal cannot be written: {explain(error)}")
+            self._cut_partial_line()
+        if self._batch is not None:
+            self._syncer.request(self._path, new=self._unsynced)
+            self._unsynced = False
+
+    def _cut_partial_line(self) -> None:
+        try:
+            os.ftruncate(self._descriptor, self._size)
+        except OSError:
+            self._spoiled = True
+
+    # What became of it
+
+    def _synced(self, number: int) -> None:
+        batch = self._batch
+        if batch is None:
+            return
+        self._batch = None
+        if number:
+            self._not_durable(batch, number)
+        else:
+            self._durable(batch)
+        self._after_batch()
+
+    def _durable(self, batch: _Batch) -> None:
+        seq = batch.first
+        calls = self._open
+        for _, future, opens, ends, _, lost in batch.items:
+            if opens is not None:
+                calls[opens] = seq
+            elif ends is not None:
+                calls.pop(ends, None)
+            elif lost:
+                self._lost -= lost
+            if future is not None and not future.done():
+                future.set_result(None)
+            seq += 1
+        self._seq = seq - 1
+        self._previous = batch.last_hash
+        if batch.whole:
+            self._renew = False
+            self.failed = None
+            if self._retry is not None:
+                self._retry.cancel()
+                self._retry = None
+
+    def _not_durable(self, batch: _Batch, number: int) -> None:
+        self._size = batch.size
+        self._spoiled = True
+        self._unsynced = True
+        words = "its file was removed" if number in (ENOENT, ESTALE) else os.strerror(number)
+        self._give_back(batch.items, f"The journal cannot be made durable: {words}: {self._path}")
+        try:
+            self._discard_segment()
+        except OSError:
+            return  # tried again before anything is written
+
+    def _give_back(self, items: list[_Item], reason: str) -> None:
+        """Fail those who wait, keep the others' lines for the next try, say what is wrong and try again later."""
+        self.failed = reason
+        self._fail(items, reason)
+        kept = [item for item in items if item.future is None and item.lost is None]
+        room = max(self._limits.kept - self._ends, 0)
+        for item in kept[room:]:
+            self._lose(item.ends)
+        self._pending[:0] = kept[:room]
+        self._ends = _ends(self._pending)
+        if self._retry is None and not self._closing:
+            self._retry = self._loop.call_later(self._limits.retry, self._try_again)
+
+    def _lose(self, ends: str | None) -> None:
+        if not self._lost:
+            self._lost_since = self._clock()
+        self._lost += 1
+        if ends is not None:
+            self._open.pop(ends, None)
+
+    @staticmethod
+    def _fail(items: Iterable[_Item], reason: str) -> None:
+        for item in items:
+            if item.future is not None and not item.future.done():
+                item.future.set_exception(JournalError(reason))
+
+    def _watch(self) -> None:
+        """Fail those who have waited too long; what they handed in may still become durable."""
+        self._watchdog = None
+        now = self._loop.time()
+        waiting = [
+            item
+            for item in (*(self._batch.items if self._batch else ()), *self._pending)
+            if item.future is not None and not item.future.done()
+        ]
+        late = [item for item in waiting if item.since + self._limits.timeout <= now]
+        if late:
+            self.failed = f"The journal took longer than {self._limits.timeout:g} s"
+            self._fail(late, self.failed)
+            self._pending = [item for item in self._pending if item.future is None or not item.future.done()]
+        if len(waiting) > len(late):
+            delay = waiting[len(late)].since + self._limits.timeout - now
+            self._watchdog = self._loop.call_later(max(delay, 0.001), self._watch)

@@ -1,0 +1,51 @@
+"""What the parent and its children say to each other.
+
+A child reads its settings, one line of JSON, from its standard input, and says one line on its standard output when
+it is ready. That its input ends means that the parent is gone, however it went: the child then ends as well.
+"""
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+READY = b"ready\n"
+
+
+def read_settings() -> dict[str, Any]:
+    """Read what the parent has sent."""
+    settings: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
+    return settings
+
+
+def say_ready() -> None:
+    """Tell the parent that this child does its work."""
+    sys.stdout.buffer.write(READY)
+    sys.stdout.buffer.flush()
+
+
+def set_up_logging(name: str) -> None:
+    """Log to standard error, with the process's name."""
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {name} %(levelname)s %(message)s", stream=sys.stderr)
+
+
+async def until_told_to_stop() -> None:
+    """Return when the parent says so (SIGTERM) or is gone. Ctrl-C is the parent's to act upon."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    await loop.connect_read_pipe(lambda: _ParentWatch(stop.set), sys.stdin.buffer)
+    await stop.wait()
+
+
+class _ParentWatch(asyncio.Protocol):
+    def __init__(self, gone: Callable[[], None]) -> None:
+        self._gone = gone
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """The parent is gone."""
+        self._gone()

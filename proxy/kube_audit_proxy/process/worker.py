@@ -1,0 +1,79 @@
+"""A gateway worker: `python -m kube_audit_proxy.process.worker NAME SOCKET...`, started by the supervisor."""
+
+import asyncio
+import logging
+import socket
+import sys
+import time
+from pathlib import Path
+
+import uvloop
+
+from kube_audit_proxy import __version__
+from kube_audit_proxy.app import make_gateway
+from kube_audit_proxy.clock import WallClock
+from kube_audit_proxy.config import Config, parse
+from kube_audit_proxy.gateway.client import ClientConnection
+from kube_audit_proxy.gateway.exchange import Gateway
+from kube_audit_proxy.journal.writer import JournalWriter, Limits
+from kube_audit_proxy.process.child import read_settings, say_ready, set_up_logging, until_told_to_stop
+from kube_audit_proxy.tls import server_context
+
+log = logging.getLogger(__name__)
+
+PRODUCT = f"kube-audit-proxy/{__version__}"
+_HANDSHAKE_TIMEOUT = 10.0
+_SWEEP_EVERY = 5.0
+_BACKLOG = 4096
+
+
+async def run(name: str, sockets: list[socket.socket], config: Config) -> None:
+    """Serve until told to stop, then let running calls end for as long as the configuration grants."""
+    loop = asyncio.get_running_loop()
+    journal = JournalWriter.open(
+        config.journal,
+        name,
+        clock=WallClock(),
+        product=PRODUCT,
+        limits=Limits(segment_bytes=config.segment_bytes, timeout=config.journal_timeout),
+    )
+    gateway = make_gateway(config, journal)
+    assert config.certificate is not None and config.key is not None  # noqa: S101, PT018 - the supervisor sets both
+    tls = server_context(config.certificate, config.key)
+    servers = [
+        await loop.create_server(
+            lambda: ClientConnection(gateway.serve, time.perf_counter),
+            sock=each,
+            ssl=tls,
+            ssl_handshake_timeout=_HANDSHAKE_TIMEOUT,
+            backlog=_BACKLOG,
+        )
+        for each in sockets
+    ]
+    sweeper = loop.create_task(_sweep(gateway))
+    say_ready()
+    await until_told_to_stop()
+    for server in servers:
+        server.close()
+    await gateway.drain(config.grace)
+    sweeper.cancel()
+    await journal.close()
+
+
+async def _sweep(gateway: Gateway) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_EVERY)
+        gateway.sweep()
+
+
+def main() -> None:
+    """Run a worker as its parent says."""
+    name, *descriptors = sys.argv[1:]
+    set_up_logging(name)
+    config = parse(read_settings(), Path())
+    sockets = [socket.socket(fileno=int(descriptor)) for descriptor in descriptors]
+    uvloop.run(run(name, sockets, config))
+
+
+if __name__ == "__main__":
+    main()
