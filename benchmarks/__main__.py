@@ -1,8 +1,8 @@
 """`make bench`: calls per second and CPU per call of this proxy, and of `kubectl proxy`, in the same run.
 
-The proxy has TLS on both sides, its journal is durable, and all of its processes count that are in the path of a call
-(workers and their committers; the indexer, which follows behind, is shown by itself). `kubectl proxy` takes plain
-HTTP in and audits nothing.
+Both stand in front of the same real kube-apiserver and fetch the same 3 KB object. The proxy has TLS on both sides,
+its journal is durable, and all of its processes count that are in the path of a call (workers and their committers;
+the indexer, which follows behind, is shown by itself). `kubectl proxy` takes plain HTTP in and audits nothing.
 """
 
 import json
@@ -20,8 +20,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from kube_audit_proxy.demo.build import ensure
-from kube_audit_proxy.tls import ensure_certificates
+from kube_audit_proxy.demo.cluster import DemoCluster
 
 CONNECTIONS, CALLS, WARM_UP, ROUNDS = 16, 12_000, 2_000, 3
 _AGENT = "kubectl/v1.36.3 (linux/amd64) kubernetes/0000000"
@@ -31,7 +30,7 @@ _HEADERS = [
     "Kubectl-Command: kubectl get",
     "Kubectl-Session: 3d9f6c1e-6a0f-4d43-9a55-0f6f5d4a1b2c",
 ]
-_TARGET = "/api/v1/namespaces/shop/pods?limit=500"
+_TARGET = "/api/v1/namespaces/default/configmaps/bench"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +80,6 @@ def _first_line(process: subprocess.Popen[bytes]) -> str:
     return process.stdout.readline().decode().strip()
 
 
-def _kubeconfig(path: Path, port: int, authority: Path) -> None:
-    path.write_text(
-        yaml.safe_dump(
-            {
-                "current-context": "bench",
-                "clusters": [{"name": "c", "cluster": {"server": f"https://127.0.0.1:{port}", "certificate-authority": str(authority)}}],
-                "users": [{"name": "u", "user": {"token": "of-no-use"}}],
-                "contexts": [{"name": "bench", "context": {"cluster": "c", "user": "u"}}],
-            }
-        )
-    )  # fmt: skip
-
-
 def _ours(process: subprocess.Popen[bytes], workers: int) -> Peer:
     ready: dict[str, Any] = json.loads(_first_line(process))
     token = yaml.safe_load(Path(ready["kubeconfig"]).read_bytes())["users"][0]["user"]["token"]
@@ -102,26 +88,31 @@ def _ours(process: subprocess.Popen[bytes], workers: int) -> Peer:
     path = tuple(child for child in children if child not in indexer)
     name = f"kube-audit-proxy, {workers} worker{'s' if workers > 1 else ''}"
     headers = (*_HEADERS, f"Authorization: Bearer {token}")
-    return Peer(name, f"{ready['url']}/clusters/bench", headers, path, indexer)
+    return Peer(name, f"{ready['url']}/clusters/demo", headers, path, indexer)
 
 
 def main() -> None:
     """Measure, print a table, and write benchmarks/results/latest.json."""
     with ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp")))  # noqa: S108 - not a tmpfs: fdatasync has to cost
-        certificates = ensure_certificates(home / "tls", [])
-        command = [sys.executable, "-m", "benchmarks.upstream", str(certificates.certificate), str(certificates.key)]
-        port = int(_first_line(stack.enter_context(running(command))))
-        kubeconfig = home / "upstream.kubeconfig"
-        _kubeconfig(kubeconfig, port, certificates.authority)
-        kubectl = ensure("kubernetes", print)["kubectl"]
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp")))
+        cluster = stack.enter_context(DemoCluster(home / "cluster", progress=print))
+        kubectl = [str(cluster.kubectl), "--kubeconfig", str(cluster.kubeconfig)]
+        subprocess.run([*kubectl, "create", "configmap", "bench", f"--from-literal=data={'x' * 2_600}"], check=True)
         peers = []
-        proxy = stack.enter_context(running([str(kubectl), "--kubeconfig", str(kubeconfig), "proxy", "--port=0"]))
+        proxy = stack.enter_context(running([*kubectl, "proxy", "--port=0"]))
         where = _first_line(proxy).rpartition(" ")[2]
         peers.append(Peer("kubectl proxy", f"http://{where}", tuple(_HEADERS), (psutil.Process(proxy.pid),)))
         for workers in (1, 2):
             data = home / f"data-{workers}"
-            command = [sys.executable, "-m", "kube_audit_proxy", "up", "--json", "--kubeconfig", str(kubeconfig)]
+            command = [
+                sys.executable,
+                "-m",
+                "kube_audit_proxy",
+                "up",
+                "--json",
+                "--kubeconfig",
+                str(cluster.kubeconfig),
+            ]
             command += ["--data-dir", str(data), "--listen", "127.0.0.1:0", "--workers", str(workers)]
             peers.append(_ours(stack.enter_context(running(command)), workers))
         results = _rounds(peers)
@@ -146,7 +137,16 @@ def _rounds(peers: list[Peer]) -> dict[str, dict[str, float]]:
 
 def _show(results: dict[str, dict[str, float]]) -> None:
     base = results["kubectl proxy"]["cpu_us"]
-    table = Table("", "calls/s", "CPU/call (us)", "/ kubectl proxy", "p50 (ms)", "p99 (ms)", "indexer (us)", title=f"{CONNECTIONS} connections, 3 KB answers")
+    table = Table(
+        "",
+        "calls/s",
+        "CPU/call (us)",
+        "/ kubectl proxy",
+        "p50 (ms)",
+        "p99 (ms)",
+        "indexer (us)",
+        title=f"{CONNECTIONS} connections, 3 KB answers",
+    )
     for name, row in results.items():
         table.add_row(
             name, f"{row['calls_per_second']:,.0f}", f"{row['cpu_us']:.0f}", f"{row['cpu_us'] / base:.2f}",

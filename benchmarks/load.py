@@ -70,9 +70,9 @@ async def _run(url: str, connections: int, calls: int, headers: list[str]) -> di
     started = time.perf_counter()
     for end in ends:
         await loop.create_connection(
-            lambda end=end: _Caller(request, left, latencies, end),  # type: ignore[misc]
-            parts.hostname,
-            parts.port,
+            lambda end=end: _Caller(request, left, latencies, end),
+            parts.hostname or "",
+            parts.port or 443,
             ssl=tls,
         )
     await asyncio.gather(*ends)

@@ -1,6 +1,6 @@
-"""The proxy's own certificate, for those who bring none: an authority and a server certificate in the data directory."""
+"""The proxy's own certificate, for those who bring none: an authority and a server certificate in its data."""
 
-import datetime
+import datetime as dt
 import ipaddress
 import os
 import socket
@@ -61,7 +61,7 @@ def _still_good(path: Path, names: set[str]) -> bool:
     if not path.exists():
         return False
     certificate = x509.load_pem_x509_certificate(path.read_bytes())
-    left = certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
+    left = certificate.not_valid_after_utc - dt.datetime.now(dt.UTC)
     alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     known = {str(entry.value) for entry in alternatives}
     return left.days > _RENEW_DAYS and names <= known
@@ -98,15 +98,15 @@ def _make_server(
 def _builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: int
 ) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(days=days))
+        .not_valid_before(now - dt.timedelta(minutes=5))
+        .not_valid_after(now + dt.timedelta(days=days))
     )
 
 

@@ -126,7 +126,7 @@ def test_midnight_follows_summer_time() -> None:
 
 def test_times_of_this_machine_are_the_default() -> None:
     """Without a zone, a date is midnight here."""
-    expected = microseconds(datetime(2026, 11, 23).astimezone())  # noqa: DTZ001 - the local zone is what is tested
+    expected = microseconds(datetime(2026, 11, 23).astimezone())
     assert parse_time("since", "2026-11-23", now=NOW) == expected
 
 

@@ -132,7 +132,8 @@ def test_websocket_messages(sizes: list[int], mask: bytes) -> None:
             frame(BINARY, b"c" * 126, mask=mask),
             frame(BINARY, bytes(range(256)) * 256, mask=mask),
             frame(BINARY, b"de", fin=False, mask=mask),
-            frame(PING, b"p", mask=mask),
+            frame(PING, b"p" * 125, mask=mask),
+            frame(CLOSE, b"c", mask=mask),
             frame(CONTINUATION, b"", fin=False, mask=mask),
             frame(CONTINUATION, b"fgh", mask=mask),
             frame(CLOSE, b"\x03\xe8", mask=mask),
@@ -145,7 +146,8 @@ def test_websocket_messages(sizes: list[int], mask: bytes) -> None:
         (Opcode.BINARY, b"b" * 125),
         (Opcode.BINARY, b"c" * 126),
         (Opcode.BINARY, bytes(range(256)) * 256),
-        (Opcode.PING, b"p"),
+        (Opcode.PING, b"p" * 125),
+        (Opcode.CLOSE, b"c"),
         (Opcode.BINARY, b"defgh"),
         (Opcode.CLOSE, b"\x03\xe8"),
     ]
@@ -161,6 +163,8 @@ def test_websocket_messages(sizes: list[int], mask: bytes) -> None:
         (frame(11, b"a"), "opcode"),
         (frame(PING, b"a", fin=False), "control frame"),
         (frame(PING, b"a" * 126), "control frame"),
+        (frame(CLOSE, b"a", fin=False), "control frame"),
+        (frame(BINARY, b"a", fin=False) + frame(CLOSE, b"") + frame(BINARY, b"a"), "before the last one ended"),
         (frame(CONTINUATION, b"a"), "not begun"),
         (frame(BINARY, b"a") + frame(CONTINUATION, b"a"), "not begun"),
         (frame(BINARY, b"a", fin=False) + frame(BINARY, b"a"), "before the last one ended"),
@@ -211,6 +215,8 @@ def base64_message(channel: int, payload: bytes) -> bytes:
         (V5, exited("3"), 3, "NonZeroExitCode"),
         (V5, exited("137"), 137, "NonZeroExitCode"),
         (V5, exited("x"), None, "NonZeroExitCode"),
+        (V5, exited("2147483647"), 2147483647, "NonZeroExitCode"),
+        (V5, exited("1" * 11), None, "NonZeroExitCode"),
         (V5, exited("3", cause="Other"), None, "NonZeroExitCode"),
         (V5, exited("3", reason="InternalError"), None, "InternalError"),
         (V5, b'{"status":"Failure","reason":"NonZeroExitCode","details":{"causes":[3,{}]}}', None, "NonZeroExitCode"),
@@ -302,14 +308,33 @@ def test_websocket_exec_wants() -> None:
 
 def test_websocket_exec_is_bounded() -> None:
     """No more than 64 KiB of the error channel are held; what is beyond ends the reading."""
+    text = b'{"reason":"' + b"a" * 1_000_000
+    for size in (10_000, 1 << 20):
+        observed = opened("websocket", V5, "exec")
+        for piece in in_pieces(text, [size]):
+            observed.server_data(frame(BINARY, b"\x03" + piece))
+        assert len(observed.reason) == (64 << 10) - len('{"reason":"')
+        assert not observed.wants_server
+    for sizes in ([1 << 30], [1000]):
+        coded = opened("websocket", "v4.base64.channel.k8s.io", "exec")
+        for piece in in_pieces(frame(TEXT, base64_message(3, text)), sizes):
+            coded.server_data(piece)
+        assert len(coded.reason) == (64 << 10) - len('{"reason":"')
+
+
+def test_status_in_several_messages() -> None:
+    """A Status that takes more than one message is read as a whole, even if the first could be the end of one."""
     observed = opened("websocket", V5, "exec")
-    for _ in range(100):
-        observed.server_data(frame(BINARY, b"\x03" + b'{"reason":"' + b"a" * 10_000))
-    assert len(observed.reason) < 64 << 10
-    assert not observed.wants_server
-    coded = opened("websocket", "v4.base64.channel.k8s.io", "exec")
-    coded.server_data(frame(TEXT, base64_message(3, b'{"reason":"' + b"a" * 1_000_000)))
-    assert 60_000 < len(coded.reason) < 64 << 10
+    observed.server_data(frame(BINARY, b'\x03{"status":"Failure","details":{}'))
+    observed.server_data(frame(BINARY, b'\x03,"reason":"Late"}'))
+    assert (observed.reason, observed.wants_server) == ("Late", False)
+
+
+def test_close_frame_is_no_message() -> None:
+    """A normal close, whose code begins with the number of the error channel, is not taken for a message on it."""
+    observed = opened("websocket", "channel.k8s.io", "exec")
+    observed.server_data(frame(CLOSE, (1000).to_bytes(2, "big")))
+    assert observed.message == ""
 
 
 def test_attach_has_no_exit_code() -> None:

@@ -52,10 +52,11 @@ def test_portforward_ports(query: str, ports: tuple[int, ...]) -> None:
     ("text", "port"),
     [
         ("1", 1),
-        ("00080", 80),
+        ("0000080", 80),
         ("65535", 65535),
         ("0", None),
         ("65536", None),
+        ("100000", None),
         ("", None),
         ("-1", None),
         ("\u0661", None),

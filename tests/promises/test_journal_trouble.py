@@ -1,6 +1,7 @@
 """A record that cannot be made durable is refused, nothing acknowledged is lost, and the journal heals by itself."""
 
 import asyncio
+import os
 import resource
 import shutil
 import sys
@@ -134,11 +135,48 @@ def test_a_failed_sync_is_never_believed_again(tmp_path: Path) -> None:
     assert stages(journal) == [("a", "RequestReceived"), ("a", "ResponseComplete"), ("d", "RequestReceived")]
 
 
+def test_trouble_ends_without_traffic(tmp_path: Path) -> None:
+    """A gateway that gets no calls because it says that it is in trouble notices by itself when that is over."""
+    flag, journal = tmp_path / "flag", journal_in(tmp_path)
+
+    async def test() -> None:
+        async with writing(journal, limits=QUICK, committer_command=sick_committer("fail", flag)) as writer:
+            await writer.commit(start("a"), "a")
+            flag.touch()
+            with pytest.raises(JournalError):
+                await writer.commit(start("b"), "b")
+            assert writer.failed is not None
+            flag.unlink()
+            await eventually(lambda: writer.failed is None)
+
+    run(test)
+    assert report(journal).finding is None
+
+
+def test_a_file_that_never_was_durable_is_replaced(tmp_path: Path) -> None:
+    """Where already the first sync fails, the next try does not use that file again, only its name."""
+    flag, journal = tmp_path / "flag", journal_in(tmp_path)
+    flag.touch()
+
+    async def test() -> None:
+        async with writing(journal, limits=PATIENT, committer_command=sick_committer("fail", flag)) as writer:
+            (path,) = segments(journal, "w0")
+            with path.open("rb") as first:
+                await eventually(lambda: writer.failed is not None)
+                flag.unlink()
+                await writer.commit(start("a"), "a")
+                assert os.fstat(first.fileno()).st_nlink == 0
+            assert segments(journal, "w0") == [path]
+
+    run(test)
+    assert report(journal).finding is None
+
+
 def test_a_failing_sync_under_load_loses_nothing_acknowledged(tmp_path: Path) -> None:
-    """While the disk fails now and then, every start is either refused or in the journal, and every end is there."""
+    """While the disk fails now and then, every start is refused or in the journal, and every end is, in order."""
     flag, journal = tmp_path / "flag", journal_in(tmp_path)
     acknowledged: set[str] = set()
-    ended: set[str] = set()
+    ended: list[str] = []
 
     async def test() -> None:
         limits = Limits(retry=0.02, end_delay=0.005, segment_bytes=20_000)
@@ -158,7 +196,7 @@ def test_a_failing_sync_under_load_loses_nothing_acknowledged(tmp_path: Path) ->
                     else:
                         acknowledged.add(call)
                     writer.append(end(call), call)
-                    ended.add(call)
+                    ended.append(call)
 
             await asyncio.gather(*(caller(f"{number}") for number in range(8)))
             await eventually(lambda: writer.failed is None)
@@ -169,7 +207,7 @@ def test_a_failing_sync_under_load_loses_nothing_acknowledged(tmp_path: Path) ->
     written = stages(journal)
     assert len(written) == len(set(written))
     assert acknowledged <= {call for call, stage in written if stage == "RequestReceived"}
-    assert ended == {call for call, stage in written if stage == "ResponseComplete"}
+    assert ended == [call for call, stage in written if stage == "ResponseComplete"]
     assert 0 < len(acknowledged) < len(ended)
 
 
@@ -260,3 +298,22 @@ def test_closing_a_journal_in_trouble_says_so(tmp_path: Path) -> None:
 
     run(test)
     assert report(tmp_path).finding is None
+
+
+def test_closing_while_the_disk_hangs_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A committer that does not come back is ended all the same, and what may not be durable is told."""
+    flag, journal = tmp_path / "flag", journal_in(tmp_path)
+    flag.touch()
+
+    async def test() -> None:
+        command = sick_committer("hold", flag)
+        async with writing(journal, limits=Limits(timeout=0.05), committer_command=command) as writer:
+            writer.append(end("a"), "a")
+            process = writer.committer_id
+            assert process is not None
+            with pytest.raises(JournalError, match="before 1 records were durable"):
+                await writer.close()
+            with pytest.raises(ProcessLookupError):
+                os.kill(process, 0)
+
+    run(test)

@@ -68,7 +68,13 @@ FIELDS: tuple[Field, ...] = (
         "SHA-256 (hex) of the writer's line before, without its newline; 64 zeros on the first.",
         "proxy",
     ),
-    Field("kind", "string", EVERY, "`call`, or `segment` for the first line of each file.", "proxy"),
+    Field(
+        "kind",
+        "string",
+        EVERY,
+        "`call`; `segment` for the first line of each file; `lost` where ends of calls could not be kept.",
+        "proxy",
+    ),
     Field(
         "stage",
         "string",
@@ -138,7 +144,8 @@ FIELDS: tuple[Field, ...] = (
         "verb",
         "string",
         START,
-        "Kubernetes verb: get, list, watch, create, update, patch, delete, deletecollection; the lower-cased method for non-resource paths.",
+        "Kubernetes verb: get, list, watch, create, update, patch, delete, deletecollection; the lower-cased method "
+        "for non-resource paths.",
         "request, by the API server's rules",
     ),
     Field("group", "string", START, "API group; absent for the core group.", "request path"),
@@ -219,7 +226,8 @@ FIELDS: tuple[Field, ...] = (
         "outcome",
         "string",
         END,
-        "How the call ended: `complete`, `refused`, `client_gone`, `upstream_unreachable`, `upstream_gone`, `interrupted` (proxy stopped or died) or `failed` (a fault of the proxy).",
+        "How the call ended: `complete`, `refused`, `client_gone`, `upstream_unreachable`, `upstream_gone`, "
+        "`interrupted` (proxy stopped or died) or `failed` (a fault of the proxy).",
         "proxy",
     ),
     Field(
@@ -268,4 +276,8 @@ FIELDS: tuple[Field, ...] = (
         "Lowest `seq` whose call had not ended when the file was begun; absent if none.",
         "proxy",
     ),
+    Field(
+        "count", "integer", "lost", "How many lines could not be kept while the journal could not be written.", "proxy"
+    ),
+    Field("since", "RFC 3339, microseconds, UTC", "lost", "When that began.", "proxy's clock"),
 )

@@ -90,7 +90,7 @@ class _Printer:
         self._index = index
         self._out = Output()
         self._json = output == "json"
-        columns = wide_command_columns() if output == "wide" else command_columns(self._out.width)
+        columns = (wide_command_columns if output == "wide" else command_columns)(self._out.width)
         self._commands = fit(columns, found, self._out.width, more=more)
         self._call = self._layout([], more=True)
         if not self._json and (found or more):

@@ -20,9 +20,13 @@ _UNITS = {"m": 60, "h": 3600, "d": 86400}
 
 @click.command()
 @click.option("--cluster", metavar="NAME", required=True, help="The cluster, as `up` or `serve` calls it.")
-@click.option("--user", metavar="NAME", help="Who will use it: impersonated upstream. Default: you, as the proxy itself.")
+@click.option(
+    "--user", metavar="NAME", help="Who will use it: impersonated upstream. Default: you, as the proxy itself."
+)
 @click.option("--group", "groups", metavar="NAME", multiple=True, help="A group of the user's; may be repeated.")
-@click.option("--expires", metavar="TIME", default="30d", show_default=True, help="How long it is good for: 15m, 8h, 30d.")
+@click.option(
+    "--expires", metavar="TIME", default="30d", show_default=True, help="How long it is good for: 15m, 8h, 30d."
+)
 @click.option("-o", "--output", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path),
               help="The file to write. Default: standard output.")  # fmt: skip
 @data_dir_option

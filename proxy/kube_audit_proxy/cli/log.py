@@ -72,7 +72,7 @@ def _shower(output: str, first: Sequence[Call], *, more: bool) -> Callable[[Call
         if output == "csv":
             write(csv.header())
         return lambda call: write(row(call.line, call.record))
-    columns = wide_call_columns() if output == "wide" else call_columns(out.width)
+    columns = wide_call_columns(out.width) if output == "wide" else call_columns(out.width)
     layout = fit(columns, [call.record for call in first], out.width, more=more)
     if first or more:
         out.line(layout.header())

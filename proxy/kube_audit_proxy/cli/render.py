@@ -77,14 +77,14 @@ def fit(columns: Sequence[Column[Item]], items: Sequence[Item], width: int | Non
     needed = [_needed(column, items, more=more) for column in columns]
     if width is None:
         return Layout(tuple(columns), tuple(needed), cut=False)
-    shown = list(zip(columns, needed, strict=True))
-    while True:
-        widths = _shrunk(shown, width - GAP * (len(shown) - 1))
-        if widths is not None:
-            return Layout(tuple(column for column, _ in shown), widths, cut=True)
-        if len(shown) == 1:
-            return Layout((shown[0][0],), (max(width, 1),), cut=True)
-        shown.remove(min(shown, key=lambda entry: entry[0].keep))
+    shown = _chosen(columns, needed, width)
+    widths = [needed[at] for at in shown]
+    least = [min(columns[at].least, needed[at]) for at in shown]
+    for _ in range(sum(widths) + GAP * (len(shown) - 1) - width):
+        spare = [at for at in range(len(shown)) if widths[at] > least[at]]
+        # One column alone may be wider than the terminal.
+        widths[max(spare or [0], key=widths.__getitem__)] -= 1
+    return Layout(tuple(columns[at] for at in shown), tuple(widths), cut=True)
 
 
 def shortened(text: str, width: int) -> str:
@@ -122,16 +122,16 @@ def call_columns(width: int | None, zone: tzinfo | None = None) -> tuple[Column[
     )
 
 
-def wide_call_columns(zone: tzinfo | None = None) -> tuple[Column[Record], ...]:
+def wide_call_columns(width: int | None, zone: tzinfo | None = None) -> tuple[Column[Record], ...]:
     """Return the columns of a call with the rest of what people look for."""
     return (
-        *call_columns(None, zone),
-        Column("Verb", _text("verb"), 6, 8, 40),
+        *call_columns(width, zone),
+        Column("Verb", _text("verb"), 6, 8, 96),
         Column("Decision", _text("decision"), 8, 8, 30, _status_style),
-        Column("Source", lambda call: " ".join(map(str, call.get("sourceIPs", ()))), 9, 15, 24),
-        Column("Command", _command_line, 12, 24, 25),
-        Column("Audit ID", _text("auditID"), 36, 36, 20),
-        Column("User Agent", _text("userAgent"), 12, 40, 22),
+        Column("Source", lambda call: " ".join(map(str, call.get("sourceIPs", ()))), 9, 15, 75),
+        Column("Command", _command_line, 12, 24, 85),
+        Column("Audit ID", _text("auditID"), 36, 36, 35),
+        Column("User Agent", _text("userAgent"), 12, 40, 40),
     )
 
 
@@ -162,12 +162,12 @@ def command_columns(width: int | None, zone: tzinfo | None = None) -> tuple[Colu
     )
 
 
-def wide_command_columns(zone: tzinfo | None = None) -> tuple[Column[Command], ...]:
+def wide_command_columns(width: int | None, zone: tzinfo | None = None) -> tuple[Column[Command], ...]:
     """Return the columns of a command with the rest of what is known."""
     return (
-        *command_columns(None, zone),
+        *command_columns(width, zone),
         Column("Source", lambda item: item.totals.command_source or "", 6, 6, 30),
-        Column("Command ID", lambda item: item.command_id, 36, 36, 40),
+        Column("Command ID", lambda item: item.command_id, 36, 36, 95),
     )
 
 
@@ -272,12 +272,13 @@ def _needed(column: Column[Item], items: Sequence[Item], *, more: bool) -> int:
     return max((cell_len(column.title), *widths, column.usual if more else 1))
 
 
-def _shrunk(columns: Sequence[tuple[Column[Item], int]], room: int) -> tuple[int, ...] | None:
-    """Return widths that together take no more than `room`, taken from the widest; None where that is too little."""
-    widths = [needed for _, needed in columns]
-    for _ in range(sum(widths) - room):
-        spare = [at for at, (column, _) in enumerate(columns) if widths[at] > column.least]
-        if not spare:
-            return None
-        widths[max(spare, key=widths.__getitem__)] -= 1
-    return tuple(widths)
+def _chosen(columns: Sequence[Column[Item]], needed: Sequence[int], width: int) -> list[int]:
+    """Return the places of the columns that fit side by side, each cut as far as it may be: the first in any case."""
+    chosen: list[int] = []
+    room = width
+    for at in sorted(range(len(columns)), key=lambda place: -columns[place].keep):
+        least = min(columns[at].least, needed[at]) + (GAP if chosen else 0)
+        if least <= room or not chosen:
+            chosen.append(at)
+            room -= least
+    return sorted(chosen)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from pathlib import Path
+from typing import Any
 
 import click
 import yaml
@@ -17,9 +18,11 @@ from kube_audit_proxy.process.supervisor import StartError
 log = logging.getLogger(__name__)
 
 
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
 @click.command()
-@click.option("--config", "path", metavar="FILE", required=True,
-              type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The configuration, in YAML.")  # fmt: skip
+@click.option("--config", "path", metavar="FILE", required=True, type=_FILE, help="The configuration, in YAML.")
 def serve(*, path: Path) -> None:
     r"""Start the proxy from a configuration file, for servers. It logs to standard error.
 
@@ -42,18 +45,23 @@ def serve(*, path: Path) -> None:
     """
     set_up_logging("parent")
     try:
-        content = yaml.safe_load(path.read_bytes()) or {}
-        if not isinstance(content, dict):
-            raise ConfigError(["it is to be a mapping of settings"])
-        config = parse(content, path.parent.absolute())
+        config = parse(_read(path), path.parent.absolute())
         asyncio.run(run(config, _say_ready))
-    except yaml.YAMLError as error:
-        raise CliError(f"{path} is not valid YAML: {error}", exit_code=USAGE) from error
     except ConfigError as error:
         problems = "".join(f"\n  - {problem}" for problem in error.problems)
         raise CliError(f"{path} cannot be used:{problems}", exit_code=USAGE) from error
     except (StartError, KubeconfigError) as error:
         raise CliError(str(error)) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_bytes())
+    except yaml.YAMLError as error:
+        raise ConfigError([f"it is not valid YAML: {error}"]) from error
+    if not isinstance(content, dict):
+        raise ConfigError(["it is to be a mapping of settings"])
+    return content
 
 
 async def _say_ready(running: Running) -> None:

@@ -32,8 +32,7 @@ _GRACE = 3.0
 @click.option("--context", "contexts", metavar="NAME", multiple=True,
               help="Serve this context; may be repeated, '*' is all. Default: the current one.")  # fmt: skip
 @data_dir_option
-@click.option("--listen", metavar="HOST:PORT",
-              help=f"Where to listen. Default: {DEFAULT_HOST}:{DEFAULT_PORT}, or a free port if that is taken.")  # fmt: skip
+@click.option("--listen", metavar="HOST:PORT", help=f"Default: {DEFAULT_HOST}:{DEFAULT_PORT}, or a free port if taken.")
 @click.option("--workers", metavar="N", type=click.IntRange(1, 256), default=1, show_default=True,
               help="Gateway processes on the one port.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON when ready, and nothing else.")
@@ -100,7 +99,9 @@ def _own_clusters(kubeconfig: Path | None, contexts: Sequence[str], data_dir: Pa
     for name in load(paths, contexts).contexts:
         cluster = slug(name) or "cluster"
         if cluster in clusters:
-            raise KubeconfigError(f"contexts {clusters[cluster].context!r} and {name!r} would both be called {cluster!r}")
+            raise KubeconfigError(
+                f"contexts {clusters[cluster].context!r} and {name!r} would both be called {cluster!r}"
+            )
         clusters[cluster] = ClusterConfig(cluster, paths, name)
     return tuple(clusters.values())
 

@@ -62,5 +62,5 @@ def _tls_context(context: Context, certificate: bytes, key: bytes) -> ssl.SSLCon
         tls.check_hostname = False
         tls.verify_mode = ssl.CERT_NONE
     if certificate:
-        load_certificate(lambda chain, private: tls.load_cert_chain(chain, private), certificate, key)
+        load_certificate(tls.load_cert_chain, certificate, key)
     return tls

@@ -1,83 +1,111 @@
-"""What a call asks for, in the vocabulary of its record: pure, from the request alone."""
+"""What is recorded of a call, as serialized members: pure, and remembered where calls tend to say the same."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
+from kube_audit_proxy.audit.call import members
 from kube_audit_proxy.audit.redaction import Redaction, with_arguments
-from kube_audit_proxy.gateway.headers import Scrubbed
 from kube_audit_proxy.identity.user import User
-from kube_audit_proxy.kube.headers import access_method, kubectl_command, kubectl_session, truncate_user_agent
+from kube_audit_proxy.kube.headers import access_method, kubectl_command, truncate_user_agent
 from kube_audit_proxy.kube.query import exec_options, redact_query
-from kube_audit_proxy.kube.requestinfo import RequestInfo
+from kube_audit_proxy.kube.requestinfo import RequestInfo, refusal, request_info
+from kube_audit_proxy.kube.targets import BadTarget
 
 _RUNS_IN_CONTAINER = frozenset({"exec", "attach"})
+_LONGEST_REMEMBERED = 512
+"""Characters of the longest target whose description is remembered."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClientClaims:
-    """What the client says of itself."""
+class Asked(NamedTuple):
+    """What a request asks for."""
 
-    command: str
-    session: str
-
-
-def describe_resource(fields: dict[str, Any], info: RequestInfo) -> None:
-    """Add the fields that the path and query give."""
-    fields["verb"] = info.verb
-    if not info.is_resource:
-        return
-    known = (
-        ("group", info.group),
-        ("version", info.version),
-        ("resource", info.resource),
-        ("subresource", info.subresource),
-        ("namespace", info.namespace),
-        ("name", info.name),
-        ("fieldSelector", info.field_selector),
-        ("labelSelector", info.label_selector),
-    )
-    fields |= {key: value for key, value in known if value}
+    info: RequestInfo | None
+    """None if the API server could make nothing of it either."""
+    refused: str
+    """Why it is refused, if it is."""
+    members: bytes
 
 
-def describe_target(fields: dict[str, Any], info: RequestInfo | None, target: str, redaction: Redaction) -> None:
-    """Add requestURI, and for exec and attach what is run and how, all of it redacted."""
+def describe_request(method: str, target: str, redaction: Redaction) -> Asked:
+    """Work out what a request asks for; `target` is the one within the cluster."""
+    if len(target) <= _LONGEST_REMEMBERED:
+        return _remembered_request(method, target, redaction)
+    return _describe_request(method, target, redaction)
+
+
+def _describe_request(method: str, target: str, redaction: Redaction) -> Asked:
+    known: dict[str, Any] = {"method": method}
+    info, refused = None, ""
+    try:
+        info = request_info(method, target)
+    except BadTarget as error:
+        refused = str(error)
+    else:
+        refused = refusal(target) or ""
+        known |= _info_members(info)
     if info is not None and info.subresource in _RUNS_IN_CONTAINER:
         options = exec_options(target.partition("?")[2])
         shown = redaction.argv(options.argv)
         if shown != options.argv:
             target = with_arguments(target, shown)
-        if shown:
-            fields["exec_argv"] = shown
-        if options.container:
-            fields["exec_container"] = options.container
-        fields["exec_tty"] = options.tty
-        fields["exec_stdin"] = options.stdin
-    fields["requestURI"] = redact_query(target)
+        known |= {"exec_tty": options.tty, "exec_stdin": options.stdin}
+        known |= {"exec_argv": shown} if shown else {}
+        known |= {"exec_container": options.container} if options.container else {}
+    known["requestURI"] = redact_query(target)
+    return Asked(info, refused, members(known))
 
 
-def describe_client(fields: dict[str, Any], scrubbed: Scrubbed) -> ClientClaims:
-    """Add what the client says of itself, and give what tells its commands apart."""
-    if scrubbed.user_agent:
-        fields["userAgent"] = truncate_user_agent(scrubbed.user_agent)
-    fields["access_method"] = access_method(scrubbed.user_agent, scrubbed.kubectl_command)
-    if scrubbed.upgrade:
-        fields["upgrade"] = scrubbed.upgrade
-    command = kubectl_command(scrubbed.kubectl_command) if scrubbed.kubectl_command else ""
-    session = kubectl_session(scrubbed.kubectl_session) or "" if scrubbed.kubectl_session else ""
-    return ClientClaims(command, session)
+_remembered_request = lru_cache(maxsize=4096)(_describe_request)
 
 
-def describe_user(fields: dict[str, Any], user: User) -> None:
-    """Add who the call is made by."""
-    fields["user"] = user.name
-    if user.groups:
-        fields["groups"] = user.groups
-    fields["authenticator"] = user.authenticator
+def _info_members(info: RequestInfo) -> dict[str, str]:
+    known = {"verb": info.verb}
+    if info.is_resource:
+        known |= {
+            "group": info.group,
+            "version": info.version,
+            "resource": info.resource,
+            "subresource": info.subresource,
+            "namespace": info.namespace,
+            "name": info.name,
+            "fieldSelector": info.field_selector,
+            "labelSelector": info.label_selector,
+        }
+    return {key: value for key, value in known.items() if value}
 
 
-def describe_identity(fields: dict[str, Any], user: User, own_user: str) -> None:
-    """Add in whose name it goes upstream; `own_user` is the name of the proxy's own credential, if that is known."""
-    fields["impersonated"] = user.impersonated
+@lru_cache(maxsize=1024)
+def describe_connection(cluster: str, address: str) -> bytes:
+    """Say which cluster was named, and from where."""
+    known: dict[str, Any] = {"cluster": cluster[:253]} if cluster else {}
+    return members(known | {"sourceIPs": [address]})
+
+
+@lru_cache(maxsize=1024)
+def describe_client(user_agent: str, command: str, upgrade: str) -> bytes:
+    """Say what the client says of itself; `command` is its Kubectl-Command."""
+    known = {
+        "userAgent": truncate_user_agent(user_agent),
+        "access_method": access_method(user_agent, command),
+        "upgrade": upgrade,
+        "command": kubectl_command(command),
+    }
+    if known["command"]:
+        known["command_source"] = "header"
+    return members({key: value for key, value in known.items() if value})
+
+
+@lru_cache(maxsize=1024)
+def describe_user(name: str, groups: Sequence[str], authenticator: str) -> bytes:
+    """Say who the call is made by."""
+    known: dict[str, Any] = {"user": name, "authenticator": authenticator}
+    return members(known | {"groups": groups} if groups else known)
+
+
+@lru_cache(maxsize=1024)
+def describe_identity(user: User, own_user: str) -> bytes:
+    """Say in whose name the call goes upstream; `own_user` is that of the proxy's own credential, where known."""
     upstream_user = user.name if user.impersonated else own_user
-    if upstream_user:
-        fields["upstream_user"] = upstream_user
+    known: dict[str, Any] = {"impersonated": user.impersonated}
+    return members(known | {"upstream_user": upstream_user} if upstream_user else known)

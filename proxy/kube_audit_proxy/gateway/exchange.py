@@ -7,9 +7,8 @@ way out of it leaves the call's end in the journal.
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from kube_audit_proxy.audit.call import CallEnd, CallRecord
 from kube_audit_proxy.audit.command import command_id
@@ -20,9 +19,9 @@ from kube_audit_proxy.cluster.credential import CredentialError
 from kube_audit_proxy.gateway.client import ClientConnection, Request
 from kube_audit_proxy.gateway.describe import (
     describe_client,
+    describe_connection,
     describe_identity,
-    describe_resource,
-    describe_target,
+    describe_request,
     describe_user,
 )
 from kube_audit_proxy.gateway.errors import (
@@ -42,9 +41,9 @@ from kube_audit_proxy.identity.user import Credentials, UnauthenticatedError, Un
 from kube_audit_proxy.journal.files import JournalError
 from kube_audit_proxy.kube import status
 from kube_audit_proxy.kube.channels import observer
-from kube_audit_proxy.kube.requestinfo import RequestInfo, refusal, request_info
+from kube_audit_proxy.kube.headers import kubectl_session
+from kube_audit_proxy.kube.requestinfo import RequestInfo
 from kube_audit_proxy.kube.status import Status, parse_status
-from kube_audit_proxy.kube.targets import BadTarget
 from kube_audit_proxy.kube.verbs import VerbClass, is_long_running, verb_class
 
 log = logging.getLogger(__name__)
@@ -69,8 +68,7 @@ class Journal(Protocol):
         """Write a line; done when it is durable. Fails with JournalError."""
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(NamedTuple):
     """A call that may go upstream: to where, and the head it goes with."""
 
     cluster: Cluster
@@ -215,38 +213,32 @@ class Gateway:
 
     async def _admit(self, call: Call) -> Admitted:
         """Find out all that can be known of a call before anything is done; raise Refusal for what will not pass."""
-        request, fields = call.request, call.record.fields
+        request, record = call.request, call.record
         cluster_name, target = split_target(request.target)
-        if cluster_name:
-            fields["cluster"] = cluster_name[:253]
-        fields["sourceIPs"] = (call.client.address,)
-        fields["method"] = request.method
-        info, bad_target = _request_info(request.method, target)
-        call.info = info
-        if info is not None:
-            describe_resource(fields, info)
-        describe_target(fields, info, target, self._redaction)
+        record.add(describe_connection(cluster_name, call.client.address))
+        asked = describe_request(request.method, target, self._redaction)
+        record.add(asked.members)
+        call.info = info = asked.info
         if request.broken is not None:
             raise request.broken
         scrubbed = scrub(request.headers, upgrading=request.upgrading)
-        claims = describe_client(fields, scrubbed)
+        record.add(describe_client(scrubbed.user_agent, scrubbed.kubectl_command, scrubbed.upgrade))
 
         user = await self._authenticate(scrubbed)
-        describe_user(fields, user)
-        if claims.command:
-            fields["command"], fields["command_source"] = claims.command, "header"
-        if claims.session:
-            fields["command_id"] = self._command_id(user.name, claims.session)
+        record.add(describe_user(user.name, user.groups, user.authenticator))
+        session = kubectl_session(scrubbed.kubectl_session)
+        if session:
+            record.add(b'"command_id":"%b"' % self._command_id(user.name, session).encode())
 
-        refused = _shape_refused(request, scrubbed, bad_target) or scrubbed.refused
+        refused = _shape_refused(request, scrubbed, asked.refused) or scrubbed.refused
         cluster = self._clusters.get(cluster_name)
         if refused is None and not cluster_name:
-            refused = status.not_found(_NO_PREFIX)
+            refused = Status(403, "Forbidden", _NO_PREFIX)
         if refused is not None or info is None:
             raise Refusal(refused or status.bad_request("the request names nothing the API server serves"))
         if cluster is None or not user.may_call(cluster_name):
             raise Refusal(_no_such_cluster(cluster_name, user, self._clusters))
-        describe_identity(fields, user, cluster.own_user)
+        record.add(describe_identity(user, cluster.own_user))
         try:
             identity_headers = self._impersonation(user)
         except ImpersonationError as error:
@@ -268,7 +260,8 @@ class Gateway:
             await self._journal.commit(start, call=call.record.audit_id)
         except JournalError as error:
             if call.info is not None and verb_class(call.info) in self._relaxed:
-                call.record.relaxed()
+                call.record.add(b'"relaxed":true')
+                self._journal.append(call.record.start())
                 return None
             return status.service_unavailable(f"the call cannot be recorded, so it is not made: {error}")
         return None
@@ -289,7 +282,7 @@ class Gateway:
             if watching is not None:
                 exit_code, ports = watching.exit_code, watching.ports
                 reason, message = watching.reason, watching.message
-            elif response is not None and connection.failure_body:
+            elif response is not None and connection.failure_body and not _is_foreign(call):
                 types = response.header(b"content-type"), response.header(b"content-encoding")
                 reason, message = parse_status(bytes(connection.failure_body), *types) or (reason, message)
         return CallEnd(
@@ -320,7 +313,7 @@ class Gateway:
         response = await self._ask(call, admitted, timeout)
         connection = call.connection
         assert connection is not None  # noqa: S101 - `_ask` has set it
-        foreign = admitted.info.subresource == "proxy"
+        foreign = _is_foreign(call)
         if response.code == 401 and not foreign:
             cluster.credentials.refused()
             raise UpstreamError(f"cluster {cluster.name!r} does not accept this proxy's own credential (401)")
@@ -426,11 +419,16 @@ class Gateway:
         call.status = failure.code
         call.answered = True
         client.detach()
-        body = failure.body()
+        # Of a failed discovery client-go tells people the server's words only if it is a 403 in plain text
+        # (rest/request.go, newUnstructuredResponseError); elsewhere it reads the Status.
+        plain = failure.code == 403 and (call.info is None or not call.info.is_resource)
+        body, content_type = (
+            (f"{failure.message}\n".encode(), "text/plain") if plain else (failure.body(), "application/json")
+        )
         if not request.body_done or request.upgrading:
             request.keep_alive = False
         head = (
-            f"HTTP/1.1 {failure.code} {failure.reason or 'Error'}\r\nContent-Type: application/json\r\n"
+            f"HTTP/1.1 {failure.code} {failure.reason or 'Error'}\r\nContent-Type: {content_type}\r\n"
             f"Cache-Control: no-cache, private\r\nAudit-Id: {call.record.audit_id}\r\nContent-Length: {len(body)}\r\n"
         )
         if failure.code == 401:
@@ -447,35 +445,32 @@ class Gateway:
             await client.discard_body()
 
 
-def _request_info(method: str, target: str) -> tuple[RequestInfo | None, str]:
-    """What the target means, and why it is refused if it is."""
-    try:
-        info = request_info(method, target)
-    except BadTarget as error:
-        return None, str(error)
-    return info, refusal(target) or ""
+def _is_foreign(call: Call) -> bool:
+    """Whether the answer is some pod's, service's or node's own, and may say anything of itself."""
+    return call.info is not None and call.info.subresource == "proxy"
 
 
 def _shape_refused(request: Request, scrubbed: Scrubbed, bad_target: str) -> Status | None:
     """What a careful server does not take, although each part of it is valid."""
     if request.method not in _METHODS:
         return Status(405, "MethodNotAllowed", f"the method {request.method} is not served here")
-    wrong = (
-        (bad_target, bad_target),
-        (not scrubbed.has_host and not request.http_1_0, "the request has no Host header"),
-        (request.http_1_0 and request.chunked, "HTTP/1.0 knows no Transfer-Encoding"),
-        (
-            scrubbed.upgrade and (request.chunked or request.content_length > 0),
-            "a request that switches protocols may not have a body",
-        ),
-    )
-    return next((status.bad_request(sentence) for applies, sentence in wrong if applies), None)
+    if bad_target:
+        return status.bad_request(bad_target)
+    if request.http_1_0:
+        return status.bad_request("HTTP/1.0 knows no Transfer-Encoding") if request.chunked else None
+    if not scrubbed.has_host:
+        return status.bad_request("the request has no Host header")
+    if scrubbed.upgrade and (request.chunked or request.content_length > 0):
+        return status.bad_request("a request that switches protocols may not have a body")
+    return None
 
 
 def _no_such_cluster(name: str, user: User, clusters: Iterable[str]) -> Status:
     """The same words whether the cluster is unknown or not the user's: neither tells of the other."""
     theirs = ", ".join(sorted(filter(user.may_call, clusters))) or "none"
-    return status.not_found(f"cluster {name!r} is not one that user {user.name!r} may call (those are: {theirs})")
+    return Status(
+        403, "Forbidden", f"cluster {name!r} is not one that user {user.name!r} may call (those are: {theirs})"
+    )
 
 
 def _blame(error: ClientGoneError | UpstreamError, request: Request) -> tuple[Status | None, Outcome]:

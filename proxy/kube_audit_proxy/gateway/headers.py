@@ -7,8 +7,8 @@ else was filtered.
 
 import base64
 import binascii
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from kube_audit_proxy.kube import status
 from kube_audit_proxy.kube.status import Status
@@ -33,8 +33,10 @@ _REQUEST_ENDS_HERE = _HOP_BY_HOP | frozenset(
 _RESPONSE_ENDS_HERE = _HOP_BY_HOP | frozenset((b"alt-svc",))
 # Who the API server takes the call to be from: Impersonate-*, anything new that begins so included, and X-Remote-*,
 # which it believes of a connection with the front-proxy certificate. Some hops read `_` as `-`.
-_IDENTITY_PREFIXES = (b"impersonate", b"x-remote-")
+_IDENTITY_PREFIXES = (b"impersonate", b"x-remote-", b"x_remote")
 _CLAIMS = frozenset((b"user-agent", b"kubectl-command", b"kubectl-session"))
+_ENDS_OR_TELLS = _REQUEST_ENDS_HERE | _CLAIMS
+_SINGLE = frozenset((b"host", b"authorization"))
 _CONNECTION_TOKENS = frozenset((b"", b"close", b"keep-alive", b"upgrade", b"te", b"http2-settings"))
 _UPGRADES = {b"websocket": "websocket", b"spdy/3.1": "SPDY/3.1"}
 _KUBECTL_FLAG = {
@@ -44,8 +46,7 @@ _KUBECTL_FLAG = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Scrubbed:
+class Scrubbed(NamedTuple):
     """What is left of a request's headers, and what the proxy itself needs to know of them."""
 
     passed: list[bytes]
@@ -69,44 +70,49 @@ def scrub(headers: RawHeaders, *, upgrading: bool) -> Scrubbed:
     `upgrading`: the head asks to switch protocols (Connection and Upgrade say so).
     """
     passed: list[bytes] = []
-    ended: dict[bytes, list[bytes]] = {}
-    claims = dict.fromkeys(_CLAIMS, "")
+    ended: dict[bytes, bytes] = {}
     refused: Status | None = None
     for name, value in headers:
         lower = name.lower()
-        if lower in _REQUEST_ENDS_HERE:
-            ended.setdefault(lower, []).append(value)
+        if lower not in _ENDS_OR_TELLS:
+            if not lower.startswith(_IDENTITY_PREFIXES):
+                passed.append(b"%b: %b\r\n" % (name, value))
+            else:
+                refused = refused or _identity_refused(lower)
             continue
         if lower in _CLAIMS:
-            claims[lower] = value.decode("utf-8", "replace")
-        elif lower.replace(b"_", b"-").startswith(_IDENTITY_PREFIXES):
-            refused = refused or _identity_refused(lower)
+            passed.append(b"%b: %b\r\n" % (name, value))
+        elif lower in ended:
+            if lower in _SINGLE:
+                refused = refused or status.bad_request(f"the request repeats its {name.decode('latin-1')} header")
+            ended[lower] += b"," + value
             continue
-        passed.append(b"%b: %b\r\n" % (name, value))
-    token, subprotocols, wrong = _token(ended)
-    if subprotocols:
+        ended[lower] = value
+    told = ended.get
+    scheme, _, rest = told(b"authorization", b"").partition(b" ")
+    token = rest.strip().decode("latin-1") if scheme.lower() == b"bearer" else ""
+    if b"sec-websocket-protocol" in ended:
+        token, subprotocols, wrong = _subprotocol_token(token, ended[b"sec-websocket-protocol"])
+        refused = refused or wrong
         passed.append(b"Sec-WebSocket-Protocol: %b\r\n" % b", ".join(subprotocols))
-    upgrade = _UPGRADES.get(ended[b"upgrade"][0].lower(), "") if upgrading and b"upgrade" in ended else ""
+    if b"connection" in ended:
+        refused = refused or _connection_refused(ended[b"connection"])
     return Scrubbed(
         passed=passed,
         token=token,
-        upgrade=upgrade,
-        user_agent=claims[b"user-agent"],
-        kubectl_command=claims[b"kubectl-command"],
-        kubectl_session=claims[b"kubectl-session"],
-        expect_continue=b"expect" in ended and ended[b"expect"][0].lower() == b"100-continue",
+        upgrade=_UPGRADES.get(told(b"upgrade", b"").lower(), "") if upgrading else "",
+        user_agent=told(b"user-agent", b"").decode("utf-8", "replace"),
+        kubectl_command=told(b"kubectl-command", b"").decode("utf-8", "replace"),
+        kubectl_session=told(b"kubectl-session", b"").decode("utf-8", "replace"),
+        expect_continue=told(b"expect", b"").lower() == b"100-continue",
         has_host=b"host" in ended,
-        refused=refused or wrong or _shape_refused(ended),
+        refused=refused,
     )
 
 
-def _token(ended: Mapping[bytes, list[bytes]]) -> tuple[str, list[bytes], Status | None]:
-    """The bearer token, the subprotocols without it, and what is wrong with them."""
-    scheme, _, rest = ended.get(b"authorization", [b""])[0].partition(b" ")
-    token = rest.strip().decode("latin-1") if scheme.lower() == b"bearer" else ""
-    if b"sec-websocket-protocol" not in ended:
-        return token, [], None
-    entries = [entry.strip() for value in ended[b"sec-websocket-protocol"] for entry in value.split(b",")]
+def _subprotocol_token(token: str, value: bytes) -> tuple[str, list[bytes], Status | None]:
+    """The token, the subprotocols without the entry that carries one, and what is wrong with them."""
+    entries = [entry.strip() for entry in value.split(b",")]
     carried = [entry for entry in entries if entry.startswith(BEARER_SUBPROTOCOL)]
     others = [entry for entry in entries if not entry.startswith(BEARER_SUBPROTOCOL)]
     if not carried:
@@ -121,20 +127,17 @@ def _token(ended: Mapping[bytes, list[bytes]]) -> tuple[str, list[bytes], Status
     return token or decoded.decode("latin-1"), others, None
 
 
-def _shape_refused(ended: Mapping[bytes, list[bytes]]) -> Status | None:
-    if any(len(ended.get(name, ())) > 1 for name in (b"authorization", b"host")):
-        return status.bad_request("the request repeats its Host or Authorization header")
+def _connection_refused(value: bytes) -> Status | None:
     # A hop behind us removes what Connection names: `Connection: Impersonate-User` would make the call the
     # proxy's own (CVE-2021-31999). We drop the header, and a client that tries is told so.
-    named = {token.strip(b" \t") for value in ended.get(b"connection", ()) for token in value.lower().split(b",")}
-    if not named <= _CONNECTION_TOKENS:
-        return status.bad_request("the Connection header may only say close, keep-alive or upgrade")
-    return None
+    if {token.strip(b" \t") for token in value.lower().split(b",")} <= _CONNECTION_TOKENS:
+        return None
+    return status.bad_request("the Connection header may only say close, keep-alive or upgrade")
 
 
 def _identity_refused(lower: bytes) -> Status | None:
     name = lower.decode("latin-1").replace("_", "-")
-    if name.startswith("x-remote-"):
+    if name.startswith("x-remote"):
         return None  # dropped without a word: clients behind an authenticating hop send it in good faith
     flag = _KUBECTL_FLAG.get(name, "--as-user-extra")
     return Status(

@@ -1,6 +1,6 @@
 """The API server's side of a call: one connection, and the pool that keeps connections between calls.
 
-An answer's body goes to the client from within `data_received`, re-framed but never gathered: a watch event is passed
+An answer's body goes to the client from within `buffer_updated`, re-framed but never gathered: a watch event is passed
 on in the turn of the loop in which it came. A connection serves one call at a time and is kept only if both messages
 of that call ended as they should.
 """
@@ -14,7 +14,7 @@ from typing import cast
 
 import httptools
 
-from kube_audit_proxy.gateway.client import READ_AHEAD, ClientConnection, Request
+from kube_audit_proxy.gateway.client import READ_AHEAD, RECEIVED, ClientConnection, Request
 from kube_audit_proxy.gateway.errors import (
     ClientGoneError,
     UpstreamConnectError,
@@ -54,7 +54,7 @@ class Response:
         return next((value.decode("latin-1") for name, value in self.headers if name.lower() == lower), "")
 
 
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection(asyncio.BufferedProtocol):
     """One connection to an API server, and the call it carries at present."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -101,18 +101,22 @@ class UpstreamConnection(asyncio.Protocol):
             when = "before it answered" if not response.code else "in the middle of its answer"
             self._finish(UpstreamError(f"the API server closed the connection {when}"))
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        """Lend the loop its buffer."""
+        return RECEIVED
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Parse an answer and send it on, or pass on the bytes of a stream."""
         self.last_byte_at = self._clock()
         if not self.first_byte_at:
             self.first_byte_at = self.last_byte_at
         if self._response.upgraded:
-            self._stream_received(data)
+            self._stream_received(bytes(RECEIVED[:nbytes]))
             return
         try:
-            self._parser.feed_data(data)
+            self._parser.feed_data(RECEIVED[:nbytes])
         except httptools.HttpParserUpgrade as upgrade:
-            rest = data[upgrade.args[0] :]
+            rest = bytes(RECEIVED[upgrade.args[0] : nbytes])
             if rest:
                 self._stream_received(rest)
         except httptools.HttpParserError as error:
@@ -241,10 +245,10 @@ class UpstreamConnection(asyncio.Protocol):
                 cast("ClientConnection", self._client).hold(True)
             return
         self.request_bytes += len(data)
-        self.transport.write(data)
         observer = self.observer
         if observer is not None and observer.wants_client:
-            observer.client_data(data)
+            observer.client_data(data)  # first: it tells which stream the answer to it will come on
+        self.transport.write(data)
 
     def client_failed(self) -> None:
         """Give the call up at once: each watch costs the API server a watcher."""
@@ -285,7 +289,8 @@ class UpstreamConnection(asyncio.Protocol):
         body = b"".join(request.body)
         self.request_bytes = len(body)
         if request.chunked:
-            body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + (b"0\r\n\r\n" if request.body_done else b"")
+            last = b"0\r\n\r\n" if request.body_done else b""
+            body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + last
         self.transport.write(head + body)
         if request.body_done:
             return  # kept: a read that met a closed connection is sent once more
@@ -293,7 +298,10 @@ class UpstreamConnection(asyncio.Protocol):
         request.body_held = 0
 
     async def response(self, timeout: float | None) -> Response:  # noqa: ASYNC109 - a deadline that costs no task
-        """Give the head of the answer. Raises UpstreamError (UpstreamTimeoutError after `timeout` s), ClientGoneError."""
+        """Give the head of the answer.
+
+        Raises UpstreamError (UpstreamTimeoutError after `timeout` seconds) or ClientGoneError.
+        """
         head = cast("asyncio.Future[Response]", self._head)
         if timeout is None:
             return await head

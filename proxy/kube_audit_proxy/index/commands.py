@@ -10,7 +10,8 @@ class Totals(NamedTuple):
     """A command so far: the columns of `commands`, in their order, after `command_id`.
 
     `clusters` are separated by commas. `first` and `last` are microseconds since 1970: of its first call's beginning
-    and of the last thing recorded of it. `exit_code` is that of the last exec that told one.
+    and of the last thing recorded of it. Who and what it was is taken from its first call. `exit_code` is the highest
+    that an exec told.
     """
 
     user: str | None
@@ -48,20 +49,28 @@ def add(totals: Totals | None, line: CallLine, known: Row | None) -> Totals:
             worst_status=row.status,
             exit_code=line.exit_code,
         )
-    return Totals(
-        user=row.user or totals.user,
-        access_method=totals.access_method or row.access_method,
-        command=totals.command or line.command,
-        command_source=totals.command_source or line.command_source,
+    first = totals
+    if line.received < totals.first:
+        first = totals._replace(
+            user=row.user,
+            access_method=row.access_method,
+            command=line.command,
+            command_source=line.command_source,
+            first=line.received,
+        )
+    return first._replace(
         clusters=_with(totals.clusters, row.cluster),
-        first=min(totals.first, line.received),
         last=max(totals.last, line.reached),
         calls=totals.calls + calls,
         running=totals.running + running,
         denied=totals.denied + denied,
-        worst_status=max(totals.worst_status or 0, row.status or 0) or None,
-        exit_code=totals.exit_code if line.exit_code is None else line.exit_code,
+        worst_status=_highest(totals.worst_status, row.status),
+        exit_code=_highest(totals.exit_code, line.exit_code),
     )
+
+
+def _highest(known: int | None, new: int | None) -> int | None:
+    return new if known is None else known if new is None else max(known, new)
 
 
 def _with(clusters: str, cluster: str | None) -> str:

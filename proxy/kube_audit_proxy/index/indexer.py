@@ -4,6 +4,7 @@
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -37,14 +38,15 @@ class Head:
 
 
 def run(journal: Path, db_path: Path, stop: Event) -> None:
-    """Keep the index at most about a second behind the journal until `stop` is set."""
-    db = open_for_writing(db_path)
-    try:
-        while not stop.is_set():
-            index_once(db, journal)
-            stop.wait(POLL_SECONDS)
-    finally:
-        db.close()
+    """Keep the index at most about a second behind the journal until `stop` is set.
+
+    Where someone deletes the file meanwhile, it is built again.
+    """
+    while not stop.is_set():
+        with closing(open_for_writing(db_path)) as db:
+            while db_path.exists() and not stop.is_set():
+                index_once(db, journal)
+                stop.wait(POLL_SECONDS)
 
 
 def rebuild(db: sqlite3.Connection, journal: Path, progress: Progress = _no_progress) -> int:

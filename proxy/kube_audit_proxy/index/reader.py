@@ -96,7 +96,7 @@ class Index:
         A limit of 0 is none.
         """
         places: dict[str, int] = {}
-        for place, command_id in self._commands_of_newest_calls(filters, before):
+        for place, command_id in self._commands_of_newest_calls(filters, before, limit):
             if limit and len(places) == limit and command_id not in places:
                 break
             places.setdefault(command_id, place)
@@ -136,13 +136,15 @@ class Index:
         calls = sum(self.facets("verb").values()) if asked else 0
         return queries.narrowest(filters, facets, INDEXED, calls // _RARE)
 
-    def _commands_of_newest_calls(self, filters: Filters, before: int | None) -> Iterator[tuple[int, str]]:
+    def _commands_of_newest_calls(self, filters: Filters, before: int | None, limit: int) -> Iterator[tuple[int, str]]:
         narrow = self._narrow(filters)
+        # Where calls are hard to find, not many more than needed.
+        size = min(2 * limit or _PAGE, _PAGE)
         while True:
-            query = queries.commands_of_newest_calls(filters, _PAGE, before, narrow)
+            query = queries.commands_of_newest_calls(filters, size, before, narrow)
             page = self._db.execute(query.sql, query.parameters).fetchall()
             yield from page
-            if len(page) < _PAGE:
+            if len(page) < size:
                 return
             before = page[-1][0]
 

@@ -52,7 +52,6 @@ class _Scan:
     """What is known after reading the newest part of a journal."""
 
     chain: Chain
-    oldest: int = 0
     starts: dict[str, Line] = field(default_factory=dict)
     broken: Break | None = None
     torn_at: int | None = None
@@ -61,7 +60,7 @@ class _Scan:
         broken = self.chain.feed(data)
         self.broken = self.broken or broken
         line = self.chain.line
-        if line is None or line.seq < self.oldest:
+        if line is None:
             return
         stage, call = line.record.get("stage"), line.record.get("auditID")
         if not isinstance(call, str):
@@ -138,16 +137,16 @@ def _scan(paths: list[Path], writer: str) -> _Scan:
     """Read from the segment with the oldest call that was open when the newest segment was begun."""
     if not paths:
         return _Scan(Chain(writer))
-    first, oldest = _where_to_begin(paths)
+    first = _where_to_begin(paths)
     before = first_seq(paths[first]) - 1
-    scan = _Scan(Chain(writer, before, None if before else FIRST_PREVIOUS), oldest)
+    scan = _Scan(Chain(writer, before, None if before else FIRST_PREVIOUS))
     for path in paths[first:]:
         _scan_segment(path, scan, newest=path is paths[-1])
     return scan
 
 
-def _where_to_begin(paths: list[Path]) -> tuple[int, int]:
-    """Return the index of the segment to begin with, and the lowest number of a start that can be open."""
+def _where_to_begin(paths: list[Path]) -> int:
+    """Return the index of the segment in which the oldest call that can be open has its start."""
     names = [first_seq(path) for path in paths]
     for path in reversed(paths):
         with path.open("rb") as file:
@@ -158,8 +157,8 @@ def _where_to_begin(paths: list[Path]) -> tuple[int, int]:
             continue  # empty or torn: the one before knows
         oldest = line.record.get("oldest_open", line.seq)
         if isinstance(oldest, int):
-            return max(bisect_right(names, oldest) - 1, 0), oldest
-    return 0, 0
+            return max(bisect_right(names, oldest) - 1, 0)
+    return 0
 
 
 def _scan_segment(path: Path, scan: _Scan, *, newest: bool) -> None:

@@ -40,7 +40,7 @@ class Syncer:
         return self._process.pid if self._process else None
 
     def request(self, path: Path, *, new: bool) -> None:
-        """Ask for everything written to this file to be made durable; `new`: not the file of the request before."""
+        """Ask for everything written to this file to be made durable; `new`: not the file of the last good answer."""
         self._asked = path
         if new:
             self._told = None
@@ -107,8 +107,6 @@ class Syncer:
             self._received = b""
             self._answered = True
             self._asked = None
-            if number:
-                self._told = None  # it may have no file open now
             self._done(number)
 
     def _died(self) -> None:

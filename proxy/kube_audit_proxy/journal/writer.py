@@ -85,7 +85,7 @@ class JournalWriter:
         self._clock = clock
         self._product = product
         self._limits = limits
-        self._start = head(name)
+        self._head = head(name)
         self._lock = Lock(directory)
         try:
             self.recovered: Recovered = recover_held(directory, name, clock=clock, product=product)
@@ -191,14 +191,14 @@ class JournalWriter:
             self._settled = self._loop.create_future()
             done, _ = await asyncio.wait([self._settled], timeout=self._limits.timeout)
             tries -= bool(self.failed or not done)
-        left = len(self._pending) + self._lost + (len(self._batch.items) if self._batch else 0)
+        written = self._batch.items if self._batch is not None else []
+        left = len(self._pending) + self._lost + sum(item.lost is None for item in written)
         for timer in (self._end_timer, self._watchdog, self._retry):
             if timer is not None:
                 timer.cancel()
         reason = f"The journal was closed before {left} records were durable: {self.failed or 'the disk is too slow'}"
         self._fail(self._pending, reason)
-        if self._batch is not None:
-            self._fail(self._batch.items, reason)
+        self._fail(written, reason)
         await self._syncer.close()
         if self._descriptor >= 0:
             os.close(self._descriptor)
@@ -292,12 +292,12 @@ class JournalWriter:
             yield _Item(body, None, None, None, 0.0, self._lost)
 
     def _write(self, items: list[_Item]) -> None:
-        seq, previous, start = self._seq, self._previous, self._start
+        seq, previous, first = self._seq, self._previous, self._head
         lines: list[bytes] = []
         hashes: list[bytes] = []
         for item in items:
             seq += 1
-            line = build(start, seq, previous, item.body)
+            line = build(first, seq, previous, item.body)
             previous = sha256(line).hexdigest().encode()
             lines.append(line)
             hashes.append(previous)
@@ -365,7 +365,6 @@ class JournalWriter:
     def _not_durable(self, batch: _Batch, number: int) -> None:
         self._size = batch.size
         self._spoiled = True
-        self._unsynced = True
         words = "its file was removed" if number in (ENOENT, ESTALE) else os.strerror(number)
         self._give_back(batch.items, f"The journal cannot be made durable: {words}: {self._path}")
         try:

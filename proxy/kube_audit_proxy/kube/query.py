@@ -42,11 +42,13 @@ def portforward_ports(query: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(ports)) if len(ports) == len(texts) else ()
 
 
+_PORT = re.compile(r"0*([1-9][0-9]{0,4})")
+
+
 def parse_port(text: str) -> int | None:
     """Return a port number, from 1 to 65535 and in ASCII digits, or None."""
-    if not (text.isascii() and text.isdecimal() and len(text) <= 5):
-        return None
-    port = int(text)
+    match = _PORT.fullmatch(text)
+    port = int(match.group(1)) if match else 0
     return port if 0 < port < 1 << 16 else None
 
 

@@ -81,7 +81,7 @@ async def run(config: Config, when_ready: Callable[[Running], Coroutine[Any, Any
 
 
 def read_state(data_dir: Path) -> dict[str, Any] | None:
-    """Give where the proxy of a data directory is to be found, as it was at its last start: url, authority, clusters."""
+    """Give where a data directory's proxy was to be found at its last start: url, authority, clusters."""
     path = data_dir / _STATE
     if not path.exists():
         return None

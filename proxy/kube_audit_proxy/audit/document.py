@@ -1,0 +1,168 @@
+"""Writes docs/record.md from the vocabulary: `python -m kube_audit_proxy.audit.document`."""
+
+import re
+from pathlib import Path
+
+from kube_audit_proxy.audit.fields import FIELDS, Field
+from kube_audit_proxy.export.csv import COLUMNS
+
+DOCUMENT = Path("docs/record.md")
+
+INTRODUCTION = """\
+<!-- Written by `python -m kube_audit_proxy.audit.document` from audit/fields.py. Do not edit. -->
+
+# The audit record
+
+A record says what one call to a Kubernetes API was: who made it, from where, on what, whether it was let through, how
+it ended and how long that took. It is one flat JSON object on one line. A field that does not apply is absent; it is
+never null or empty. Names are those of Kubernetes' own audit log where that has one.
+
+The same record is a line of the journal, an entry in Loki, a row of the index and a line of
+`kubectl audit log -o json`.
+
+## Three stages
+
+A call has up to three lines, with one `auditID`:
+
+1. `RequestReceived`, the start. It is durable on disk before the first byte of the call goes to the API server. If it
+   cannot be written, the call is refused.
+2. `ResponseStarted`, for long-running calls only: watch, logs -f, exec, attach, port-forward.
+3. `ResponseComplete`, the end; `Panic`, where a fault of the proxy ended the call. An end repeats everything of its
+   start, so that one line tells the whole call.
+
+A call without an end is running. Where the proxy died, its next start ends such calls with the outcome `interrupted`.
+Refused calls (400, 401, 403, 503) are records of the same shape.
+
+## Files and chain
+
+The journal is in `<data dir>/journal/<writer>/<number of the first line>.jsonl`. Each gateway worker is a writer. Its
+lines are numbered from 1 without gaps (`seq`), and each has the SHA-256 of the line before (`prev`), so a line that was
+changed, removed or put in breaks the chain. The first line of each file is of the kind `segment`.
+
+`kube-audit-proxy verify` checks all of it. With nothing but common tools, one writer's chain is checked like this; it
+prints nothing if every line follows the one before:
+
+```sh
+"""
+
+CHECK = """\
+cat "$DATA_DIR"/journal/"$WRITER"/*.jsonl | {
+  seq=0 prev=$(printf '0%.0s' $(seq 64))
+  while IFS= read -r line; do
+    seq=$((seq + 1))
+    found=$(printf '%s\\n' "$line" | jq -r '"\\(.seq) \\(.prev)"')
+    [ "$found" = "$seq $prev" ] || { echo "line $seq does not follow the line before"; break; }
+    prev=$(printf '%s' "$line" | sha256sum | cut -d ' ' -f 1)
+  done
+}
+"""
+
+AFTER_CHECK = """\
+```
+
+Where retention has removed the oldest files, begin with the `seq` less one and the `prev` of the first line that is
+left.
+
+## Fields
+
+*Forgeable* says whether the client can make the field say something untrue. All other fields come from the proxy, the
+credential that was checked, or the request as it went to the API server.
+
+"""
+
+CSV = """
+## Columns of the CSV
+
+`kubectl audit export` and `kubectl audit log -o csv` write these columns, in this order. Lines are those of RFC 4180:
+UTF-8, ended by CR LF, quoted where needed. A text that a spreadsheet would take for a formula begins with an
+apostrophe.
+Lists are one cell, separated by commas; an exec command line is quoted as for a shell. What a record does not have is
+empty. `kind` and `prev` are not among them.
+
+"""
+
+EXAMPLE = """
+## Example
+
+The end of `kubectl get pods --namespace team-checkout`, with line breaks for reading:
+
+```json
+{
+  "writer": "gateway-1",
+  "seq": 4182,
+  "prev": "9b1f6f0c7f4f3f8f0f1d2a4be2c5c6b75d1f6a8f4f6a7d3b4f0e6a9d1c2b3a40",
+  "kind": "call",
+  "stage": "ResponseComplete",
+  "stageTimestamp": "2026-11-23T10:15:02.152904Z",
+  "auditID": "5d2f2d0a-3f0e-4d65-9a3c-0f5f6b1c2d3e",
+  "requestReceivedTimestamp": "2026-11-23T10:15:02.131220Z",
+  "cluster": "prod-eu",
+  "user": "alice@example.com",
+  "groups": ["developers", "system:authenticated"],
+  "authenticator": "token",
+  "upstream_user": "alice@example.com",
+  "impersonated": true,
+  "access_method": "kubectl",
+  "sourceIPs": ["192.0.2.7"],
+  "userAgent": "kubectl/v1.35.0 (linux/amd64) kubernetes/66452049",
+  "method": "GET",
+  "requestURI": "/api/v1/namespaces/team-checkout/pods?limit=500",
+  "verb": "list",
+  "version": "v1",
+  "resource": "pods",
+  "namespace": "team-checkout",
+  "command": "kubectl get",
+  "command_source": "header",
+  "command_id": "0b5c6f0e-6a53-5c1e-9f6a-2f0d9d6c7b8a",
+  "status": 200,
+  "decision": "allow",
+  "decided_by": "apiserver",
+  "outcome": "complete",
+  "duration_ms": 21.684,
+  "upstream_ms": 20.911,
+  "first_byte_ms": 20.417,
+  "request_bytes": 0,
+  "response_bytes": 48213
+}
+```
+"""
+
+
+def document() -> str:
+    """Return the whole document."""
+    fields = table(
+        ("Field", "Type", "In", "Meaning", "Source", "Forgeable"),
+        [
+            (
+                f"`{field.name}`",
+                field.type,
+                field.lines,
+                field.meaning,
+                field.source,
+                "yes" if field.forgeable else "no",
+            )
+            for field in FIELDS
+        ],
+    )
+    columns = table(("Column", "Field"), [(title, f"`{field}`") for title, field in COLUMNS])
+    return f"{INTRODUCTION}{CHECK}{AFTER_CHECK}{fields}{CSV}{columns}{EXAMPLE}"
+
+
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Return a table in Markdown."""
+    lines = [header, ("---",) * len(header), *rows]
+    return "".join(f"| {' | '.join(map(_cell, line))} |\n" for line in lines)
+
+
+def _row(field: Field) -> tuple[str, ...]:
+    forgeable = "yes" if field.forgeable else "no"
+    return f"`{field.name}`", field.type, field.lines, field.meaning, field.source, forgeable
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"\|", r"\\|", text)
+
+
+if __name__ == "__main__":
+    DOCUMENT.parent.mkdir(exist_ok=True)
+    DOCUMENT.write_text(document(), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""What several tests need: things to run and files to write."""
