@@ -205,23 +205,24 @@ def test_a_life_of_a_deployment(kubectl: Kubectl, fronted: Proxy, tmp_path: Path
     manifest.write_text(MANIFEST.format(name=name, image="web:1"))
     applied = tmp_path / "applied.yaml"
     applied.write_text(MANIFEST.format(name=name, image="web:2"))
+    force = ["--server-side", "--force-conflicts"]
     steps: list[tuple[list[str], str, set[tuple[str, str, int]]]] = [
-        (["create", "cm", name, "--from-literal=a=b"], "kubectl create configmap", {("create", "configmaps", 201)}),
-        (["apply", "-f", str(manifest)], "kubectl apply", {("get", "deployments", 404), ("create", "deployments", 201)}),
-        (["apply", "-f", str(applied)], "kubectl apply", {("get", "deployments", 200), ("patch", "deployments", 200)}),
-        (["apply", "--server-side", "--force-conflicts", "-f", str(applied)], "kubectl apply", {("patch", "deployments", 200)}),
-        (["label", "deploy", name, "tier=front"], "kubectl label", {("patch", "deployments", 200)}),
-        (["patch", "deploy", name, "-p", '{"spec":{"paused":false}}'], "kubectl patch", {("patch", "deployments", 200)}),
-        (["scale", "deploy", name, "--replicas=2"], "kubectl scale", {("patch", "deployments/scale", 200)}),
-        (["rollout", "status", f"deploy/{name}"], "kubectl rollout status", {("watch", "deployments", 200)}),
-        (["delete", "cm", name], "kubectl delete", {("delete", "configmaps", 200)}),
-        (["delete", "deploy", name], "kubectl delete", {("delete", "deployments", 200)}),
-    ]  # fmt: skip
+        (["create", "cm", name, "--from-literal=a=b"], "create configmap", {("create", "configmaps", 201)}),
+        (["apply", "-f", str(manifest)], "apply", {("get", "deployments", 404), ("create", "deployments", 201)}),
+        (["apply", "-f", str(applied)], "apply", {("get", "deployments", 200), ("patch", "deployments", 200)}),
+        (["apply", *force, "-f", str(applied)], "apply", {("patch", "deployments", 200)}),
+        (["label", "deploy", name, "tier=front"], "label", {("patch", "deployments", 200)}),
+        (["patch", "deploy", name, "-p", '{"spec":{"paused":false}}'], "patch", {("patch", "deployments", 200)}),
+        (["scale", "deploy", name, "--replicas=2"], "scale", {("patch", "deployments/scale", 200)}),
+        (["rollout", "status", f"deploy/{name}"], "rollout status", {("watch", "deployments", 200)}),
+        (["delete", "cm", name], "delete", {("delete", "configmaps", 200)}),
+        (["delete", "deploy", name], "delete", {("delete", "deployments", 200)}),
+    ]
     for arguments, command, expected in steps:
         seen = audit_ids(fronted)
         done = kubectl.run(kubectl.fronted, *arguments)
         assert done.returncode == 0, (arguments, done.stderr)
-        ends = calls_since(fronted, seen, command)
+        ends = calls_since(fronted, seen, f"kubectl {command}")
         assert expected <= set(map(what, ends)), arguments
         assert all(end["user"] == ends[0]["user"] for end in ends)
 
@@ -278,7 +279,7 @@ def test_a_refusal_tells_people_what_to_do(
     assert end["decision"] == "deny"
 
 
-def test_another_users_session_changes_nothing_for_them(demo: DemoCluster, fronted: Proxy) -> None:
+def test_another_users_session_changes_nothing_for_them(fronted: Proxy) -> None:
     """Two users who send the same Kubectl-Session have two commands."""
     session = "11111111-2222-4333-8444-555555555555"
     seen = audit_ids(fronted)
@@ -290,7 +291,7 @@ def test_another_users_session_changes_nothing_for_them(demo: DemoCluster, front
 
 
 def test_clients_without_a_session_make_calls_without_a_command(fronted: Proxy) -> None:
-    """curl's calls are recorded as `api`, in no command."""
+    """Calls of curl are recorded as `api`, in no command."""
     seen = audit_ids(fronted)
     _curl(fronted, fronted.kubeconfig, "/version", None)
     (end,) = fronted.ended(lambda end: end["auditID"] not in seen)

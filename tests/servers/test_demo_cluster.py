@@ -10,9 +10,9 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from kubectls import new_kubectl, old_kubectl
 
 from kube_audit_proxy.demo.cluster import ClusterError, DemoCluster
+from servers.kubectls import new_kubectl, old_kubectl
 
 if TYPE_CHECKING:
     from collections.abc import Callable

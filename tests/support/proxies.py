@@ -118,3 +118,17 @@ def proxy(command: Sequence[str], data_dir: Path, log: Path, environ: dict[str, 
             process.wait(_DEADLINE)
         if process.stdout is not None:
             process.stdout.close()
+
+
+@contextmanager
+def served(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Start `kube-audit-proxy serve --config ...` and wait until it is ready; stop it at the end of the block."""
+    with log.open("ab") as errors:
+        process = subprocess.Popen([*PROGRAM, "serve", "--config", str(config)], stderr=errors)
+    try:
+        wait_until(lambda: process.poll() is not None or "ready at" in log.read_text(), "the proxy to be ready")
+        assert process.poll() is None, log.read_text()
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(_DEADLINE)

@@ -38,7 +38,7 @@ class Head:
 
 
 def run(journal: Path, db_path: Path, stop: Event) -> None:
-    """Keep the index at most about a second behind the journal until `stop` is set.
+    """Keep the index at most about a second behind the journal until `stop` is set, and then bring it to the end.
 
     Where someone deletes the file meanwhile, it is built again.
     """
@@ -47,6 +47,8 @@ def run(journal: Path, db_path: Path, stop: Event) -> None:
             while db_path.exists() and not stop.is_set():
                 index_once(db, journal)
                 stop.wait(POLL_SECONDS)
+            if db_path.exists():
+                index_once(db, journal)
 
 
 def rebuild(db: sqlite3.Connection, journal: Path, progress: Progress = _no_progress) -> int:

@@ -19,9 +19,8 @@ class JournalError(Exception):
 
 
 def explain(error: OSError) -> str:
-    """Return the system's words for an error, with the file where one is known."""
-    words = os.strerror(error.errno) if error.errno else str(error)
-    return f"{words}: {os.fsdecode(error.filename)}" if error.filename else words
+    """Return the system's words for an error; where the files are is not for every client to know."""
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def make_directory(directory: Path) -> None:

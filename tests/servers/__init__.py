@@ -1,0 +1,1 @@
+"""The real servers and clients that the tests run."""
