@@ -1,11 +1,13 @@
 """`make bench`: calls per second and CPU per call of this proxy, and of `kubectl proxy`, in the same run.
 
-Both stand in front of the same real kube-apiserver and fetch the same 3 KB object. The proxy has TLS on both sides,
-its journal is durable, and all of its processes count that are in the path of a call (workers and their committers;
-the indexer, which follows behind, is shown by itself). `kubectl proxy` takes plain HTTP in and audits nothing.
+The proxy has TLS on both sides, its journal is durable, and all of its processes count that are in the path of a call
+(workers and their committers; the indexer, which follows behind, is shown by itself). `kubectl proxy` takes plain
+HTTP in and audits nothing. Both fetch the same 3 KB object, first of an HTTPS server of Go's that does nothing else,
+so that the proxies are what limits, then of a real kube-apiserver, which is what limits then.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,7 +22,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from kube_audit_proxy.demo.build import ensure
 from kube_audit_proxy.demo.cluster import DemoCluster
+from kube_audit_proxy.tls import ensure_certificates
 
 CONNECTIONS, CALLS, WARM_UP, ROUNDS = 16, 12_000, 2_000, 3
 _AGENT = "kubectl/v1.36.3 (linux/amd64) kubernetes/0000000"
@@ -92,34 +96,58 @@ def _ours(process: subprocess.Popen[bytes], workers: int) -> Peer:
 
 
 def main() -> None:
-    """Measure, print a table, and write benchmarks/results/latest.json."""
-    with ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp")))
-        cluster = stack.enter_context(DemoCluster(home / "cluster", progress=print))
-        kubectl = [str(cluster.kubectl), "--kubeconfig", str(cluster.kubeconfig)]
-        subprocess.run([*kubectl, "create", "configmap", "bench", f"--from-literal=data={'x' * 2_600}"], check=True)
-        peers = []
-        proxy = stack.enter_context(running([*kubectl, "proxy", "--port=0"]))
-        where = _first_line(proxy).rpartition(" ")[2]
-        peers.append(Peer("kubectl proxy", f"http://{where}", tuple(_HEADERS), (psutil.Process(proxy.pid),)))
-        for workers in (1, 2):
-            data = home / f"data-{workers}"
-            command = [
-                sys.executable,
-                "-m",
-                "kube_audit_proxy",
-                "up",
-                "--json",
-                "--kubeconfig",
-                str(cluster.kubeconfig),
-            ]
-            command += ["--data-dir", str(data), "--listen", "127.0.0.1:0", "--workers", str(workers)]
-            peers.append(_ours(stack.enter_context(running(command)), workers))
-        results = _rounds(peers)
-    _show(results)
+    """Measure, print tables, and write benchmarks/results/latest.json."""
+    results = {}
+    # Not in a tmpfs: fdatasync has to cost what it costs.
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="kube-audit-proxy-bench-") as home:
+        for name, upstream in (("Go HTTPS server", _light_upstream), ("kube-apiserver", _real_upstream)):
+            with ExitStack() as stack:
+                folder = Path(home) / name.split()[0]
+                folder.mkdir()
+                kubeconfig = upstream(folder, stack)
+                results[name] = _rounds(_peers(folder, kubeconfig, stack))
+            _show(name, results[name])
     target = Path(__file__).parent / "results" / "latest.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def _light_upstream(home: Path, stack: ExitStack) -> Path:
+    certificates = ensure_certificates(home / "tls", [])
+    program = home / "upstream"
+    source = Path(__file__).parent / "upstream"
+    subprocess.run(["go", "build", "-o", str(program), "."], cwd=source, check=True, env={**os.environ, "GOFLAGS": ""})
+    command = [str(program), str(certificates.certificate), str(certificates.key)]
+    address = _first_line(stack.enter_context(running(command)))
+    cluster = {"server": f"https://{address}", "certificate-authority": str(certificates.authority)}
+    content = {
+        "current-context": "demo",
+        "clusters": [{"name": "demo", "cluster": cluster}],
+        "users": [{"name": "demo", "user": {"token": "of-no-use"}}],
+        "contexts": [{"name": "demo", "context": {"cluster": "demo", "user": "demo"}}],
+    }
+    kubeconfig = home / "upstream.kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(content))
+    return kubeconfig
+
+
+def _real_upstream(home: Path, stack: ExitStack) -> Path:
+    cluster = stack.enter_context(DemoCluster(home / "cluster", progress=print))
+    command = [str(cluster.kubectl), "--kubeconfig", str(cluster.kubeconfig), "create", "configmap", "bench"]
+    subprocess.run([*command, f"--from-literal=data={'x' * 2_600}"], check=True)
+    return cluster.kubeconfig
+
+
+def _peers(home: Path, kubeconfig: Path, stack: ExitStack) -> list[Peer]:
+    kubectl = ensure("kubernetes", print)["kubectl"]
+    proxy = stack.enter_context(running([str(kubectl), "--kubeconfig", str(kubeconfig), "proxy", "--port=0"]))
+    where = _first_line(proxy).rpartition(" ")[2]
+    peers = [Peer("kubectl proxy", f"http://{where}", tuple(_HEADERS), (psutil.Process(proxy.pid),))]
+    for workers in (1, 2):
+        command = [sys.executable, "-m", "kube_audit_proxy", "up", "--json", "--kubeconfig", str(kubeconfig)]
+        command += ["--data-dir", str(home / f"data-{workers}"), "--listen", "127.0.0.1:0", "--workers", str(workers)]
+        peers.append(_ours(stack.enter_context(running(command)), workers))
+    return peers
 
 
 def _rounds(peers: list[Peer]) -> dict[str, dict[str, float]]:
@@ -135,7 +163,7 @@ def _rounds(peers: list[Peer]) -> dict[str, dict[str, float]]:
     return best
 
 
-def _show(results: dict[str, dict[str, float]]) -> None:
+def _show(upstream: str, results: dict[str, dict[str, float]]) -> None:
     base = results["kubectl proxy"]["cpu_us"]
     table = Table(
         "",
@@ -145,7 +173,7 @@ def _show(results: dict[str, dict[str, float]]) -> None:
         "p50 (ms)",
         "p99 (ms)",
         "indexer (us)",
-        title=f"{CONNECTIONS} connections, 3 KB answers",
+        title=f"{CONNECTIONS} connections, 3 KB answers of a {upstream}",
     )
     for name, row in results.items():
         table.add_row(

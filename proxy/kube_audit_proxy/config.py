@@ -116,8 +116,9 @@ def parse(values: Mapping[str, Any], home: Path) -> Config:
     top = _Reader(values, "", problems)
     listen = top.take("listen", str, "127.0.0.1:8443", _listen_problem)
     host, _, port = listen.rpartition(":")
+    told = len(problems)
     data_dir = top.take("data_dir", str, None)
-    if not data_dir:
+    if not data_dir and len(problems) == told:
         problems.append("data_dir is missing: the directory for the journal, the index and the tokens")
     tls = _Reader(top.take("tls", dict, {}), "tls.", problems)
     certificate, key = tls.take("certificate", str, None), tls.take("key", str, None)
@@ -127,13 +128,13 @@ def parse(values: Mapping[str, Any], home: Path) -> Config:
     journal = _Reader(top.take("journal", dict, {}), "journal.", problems)
     relaxed = journal.take("relaxed", list, [], _relaxed_problem)
     journal_timeout = journal.take("timeout", (int, float), 5.0, _positive)
-    segment_mb = journal.take("segment_megabytes", int, 64, _positive)
+    segment_bytes = journal.take("segment_bytes", int, 64 << 20, _positive)
     journal.finish()
     clusters = tuple(_clusters(top.take("clusters", list, []), home, problems))
     config = {
         "url": top.take("url", str, "", _url_problem).rstrip("/"),
         "workers": top.take("workers", int, 1, _positive),
-        "grace": float(top.take("grace_period", (int, float), 30.0)),
+        "grace": float(top.take("grace_period", (int, float), 30.0, _not_negative)),
         "answer_timeout": float(top.take("answer_timeout", (int, float), 75.0, _positive)),
         "redact": tuple(top.take("redact", list, list(DEFAULT_PATTERNS), _patterns_problem)),
     }
@@ -148,7 +149,7 @@ def parse(values: Mapping[str, Any], home: Path) -> Config:
         certificate=home / certificate if certificate else None,
         key=home / key if key else None,
         journal_timeout=float(journal_timeout),
-        segment_bytes=segment_mb << 20,
+        segment_bytes=segment_bytes,
         relaxed=frozenset(map(VerbClass, relaxed)),
         **config,
     )
@@ -169,7 +170,7 @@ def dump(config: Config) -> dict[str, Any]:
         "journal": {
             "relaxed": sorted(config.relaxed),
             "timeout": config.journal_timeout,
-            "segment_megabytes": config.segment_bytes >> 20,
+            "segment_bytes": config.segment_bytes,
         },
         "clusters": [
             {
@@ -187,14 +188,16 @@ def dump(config: Config) -> dict[str, Any]:
 def _clusters(entries: list[Any], home: Path, problems: list[str]) -> Iterable[ClusterConfig]:
     if not entries:
         problems.append("clusters is missing: name at least one, with the kubeconfig context that leads to it")
-    names: dict[str, str] = {}
+    names: set[str] = set()
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict):
             problems.append(f"clusters[{number}] is to be a mapping with name and context")
             continue
         one = _Reader(entry, f"clusters[{number}].", problems)
+        if entry.get("name") is None:
+            one.wrong("name", "is missing")
         name = one.take("name", str, "", _cluster_name_problem)
-        paths = one.take("kubeconfig", (str, list), [])
+        paths = one.take("kubeconfig", (str, list), [], _paths_problem)
         cluster = ClusterConfig(
             name=name,
             kubeconfig=tuple(home / path for path in ([paths] if isinstance(paths, str) else paths)),
@@ -203,18 +206,16 @@ def _clusters(entries: list[Any], home: Path, problems: list[str]) -> Iterable[C
             own_user=one.take("own_user", str, ""),
         )
         one.finish()
-        if not name and "name" not in entry:
-            one.wrong("name", "is missing")
         # kubectl keeps what it discovers in files where - and _ are one: such clusters would share it.
-        same = names.setdefault(name.replace("-", "_"), name)
-        if name and same is not name:
+        if name and name.replace("-", "_") in names:
             one.wrong("name", f"{name!r} is taken already")
+        names.add(name.replace("-", "_"))
         yield cluster
 
 
 def _listen_problem(value: str) -> str | None:
     host, _, port = value.rpartition(":")
-    if host and port.isdecimal() and int(port) < 65536:
+    if host.strip("[]") and port.isdecimal() and int(port) < 65536:
         return None
     return f"is to be HOST:PORT (127.0.0.1:8443; port 0 picks a free one), not {value!r}"
 
@@ -226,7 +227,20 @@ def _cluster_name_problem(value: str) -> str | None:
 
 
 def _url_problem(value: str) -> str | None:
-    return None if not value or re.match(r"https://[^/]+/?$", value) else f"is to be https://HOST[:PORT], not {value!r}"
+    return (
+        None
+        if not value or re.fullmatch(r"https://[^/?#\s]+/?", value)
+        else f"is to be https://HOST[:PORT], not {value!r}"
+    )
+
+
+def _not_negative(value: float) -> str | None:
+    return None if value >= 0 else f"is to be 0 or more, not {value}"
+
+
+def _paths_problem(value: str | list[Any]) -> str | None:
+    paths = [value] if isinstance(value, str) else value
+    return None if all(isinstance(path, str) for path in paths) else f"is to name files, not {value!r}"
 
 
 def _positive(value: float) -> str | None:
@@ -241,8 +255,10 @@ def _relaxed_problem(value: list[Any]) -> str | None:
 
 def _patterns_problem(value: list[Any]) -> str | None:
     for pattern in value:
+        if not isinstance(pattern, str):
+            return f"has a pattern that is no text: {pattern!r}"
         try:
             re.compile(pattern)
-        except (re.error, TypeError) as error:
+        except re.error as error:
             return f"has a pattern that is not a regular expression ({error}): {pattern!r}"
     return None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -39,7 +40,7 @@ def ensure_certificates(directory: Path, hosts: Iterable[str]) -> Certificates:
         _write_key(authority_key_path, key)
         paths.authority.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     names = {"localhost", "127.0.0.1", "::1", socket.gethostname(), *hosts} - {"", "0.0.0.0", "::"}  # noqa: S104 - left out
-    if not (paths.key.exists() and _still_good(paths.certificate, names)):
+    if not _still_good(paths, names):
         authority_key = serialization.load_pem_private_key(authority_key_path.read_bytes(), None)
         authority = x509.load_pem_x509_certificate(paths.authority.read_bytes())
         assert isinstance(authority_key, ec.EllipticCurvePrivateKey)  # noqa: S101 - we made it
@@ -57,14 +58,20 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     return context
 
 
-def _still_good(path: Path, names: set[str]) -> bool:
-    if not path.exists():
+def _still_good(paths: Certificates, names: set[str]) -> bool:
+    """Whether the server's certificate lasts, names all names, and fits both its key and the authority."""
+    if not (paths.certificate.exists() and paths.key.exists()):
         return False
-    certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    certificate = x509.load_pem_x509_certificate(paths.certificate.read_bytes())
+    try:
+        key = serialization.load_pem_private_key(paths.key.read_bytes(), None)
+        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(paths.authority.read_bytes()))
+    except (ValueError, TypeError, InvalidSignature):
+        return False
     left = certificate.not_valid_after_utc - dt.datetime.now(dt.UTC)
     alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     known = {str(entry.value) for entry in alternatives}
-    return left.days > _RENEW_DAYS and names <= known
+    return left.days > _RENEW_DAYS and names <= known and key.public_key() == certificate.public_key()
 
 
 def _make_authority() -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:

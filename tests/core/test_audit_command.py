@@ -12,12 +12,19 @@ OTHER = "5b0efac0-9c8f-4b6f-9a44-38c5f1a1b6a3"
 
 def test_same_user_and_session_are_one_command() -> None:
     """All calls of one kubectl have one id, on every replica and after every restart: it is this very one."""
-    assert command_id("alice", SESSION) == command_id("alice", SESSION) == "eb41fa08-35ec-8d57-b3e5-dbb2c5ef4dd8"
+    assert command_id("alice", SESSION) == command_id("alice", SESSION) == "cdea1387-479e-8b9b-a9ee-afc03a079ca1"
 
 
 @pytest.mark.parametrize(
     ("user", "session"),
-    [("bob", SESSION), ("alice", OTHER), ("Alice", SESSION), ("", SESSION), ("alice ", SESSION), ("alic", "e" + SESSION)],
+    [
+        ("bob", SESSION),
+        ("alice", OTHER),
+        ("Alice", SESSION),
+        ("", SESSION),
+        ("alice ", SESSION),
+        ("alic", "e" + SESSION),
+    ],
 )
 def test_others_are_other_commands(user: str, session: str) -> None:
     """Another user's call with a session that was seen elsewhere is a command of its own, as is another session."""

@@ -81,6 +81,7 @@ class Raw:
             plain.close()
             raise
         self.token = proxy.token
+        self.was_closed_in_order = False
         self._held = b""
 
     def __enter__(self) -> Self:
@@ -176,9 +177,11 @@ class Raw:
 
     def _receive(self) -> bytes:
         try:
-            return self.socket.recv(1 << 20)
+            data = self.socket.recv(1 << 20)
         except (ssl.SSLEOFError, ConnectionError) as error:
             raise CutError(self._held) from error
+        self.was_closed_in_order = self.was_closed_in_order or not data
+        return data
 
     def _take(self, size: int) -> bytes:
         taken, self._held = self._held[:size], self._held[size:]

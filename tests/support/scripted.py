@@ -87,13 +87,12 @@ class Connection:
 
     def exactly(self, size: int) -> bytes:
         """Read that many bytes, fewer if the connection ends before."""
-        while len(self._held) < size:
-            data = self._socket.recv(1 << 16)
-            if not data:
-                break
-            self._held += data
-        taken, self._held = self._held[:size], self._held[size:]
-        return taken
+        parts, self._held = [self._held[:size]], self._held[size:]
+        missing = size - len(parts[0])
+        while missing and (data := self._socket.recv(min(missing, 1 << 20))):
+            parts.append(data)
+            missing -= len(data)
+        return b"".join(parts)
 
     def count_rest(self) -> int:
         """Read until the other side has ended the connection, in whatever way, and give how many bytes came."""
@@ -173,6 +172,7 @@ class Scripted:
 
     def _serve(self, accepted: socket.socket, number: int) -> None:
         accepted.settimeout(_DEADLINE)
+        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._start(lambda: self._run(accepted, number))
 
     def _run(self, accepted: socket.socket, number: int) -> None:

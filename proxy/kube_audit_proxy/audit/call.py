@@ -28,7 +28,7 @@ class CallRecord:
         self.audit_id = audit_id
         self.received = received
         """requestReceivedTimestamp."""
-        self._known = b'"auditID":"%b","requestReceivedTimestamp":"%b"' % (audit_id.encode(), received.encode())
+        self._known = f'"auditID":"{audit_id}","requestReceivedTimestamp":"{received}"'.encode()
 
     def add(self, known: bytes) -> None:
         """Add members that the call's further lines are to have; empty is none."""
@@ -81,8 +81,8 @@ class CallEnd(NamedTuple):
         if self.first_byte_ms is not None:
             text += f',"first_byte_ms":{self.first_byte_ms:.3f}'
         said = {
-            "reason": self.reason,
-            "message": self.message[:_MESSAGE_LIMIT],
+            "reason": _encodable(self.reason),
+            "message": _encodable(self.message[:_MESSAGE_LIMIT]),
             "subprotocol": self.subprotocol,
             "ports": self.ports,
         }
@@ -90,3 +90,8 @@ class CallEnd(NamedTuple):
         if self.exit_code is not None:
             rest["exit_code"] = self.exit_code
         return text.encode() + (b"," + members(rest) if rest else b"")
+
+
+def _encodable(text: str) -> str:
+    """Text that can stand in a record whatever it came from: the end of a call must not fail to be written."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

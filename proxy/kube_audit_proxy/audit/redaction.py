@@ -5,14 +5,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote_plus
 
+from kube_audit_proxy.kube.targets import decode_form
+
 REDACTED = "REDACTED"
 
+_NAME = r"(?:password|passwd|secret|token|api[-_]?key|access[-_]?key|private[-_]?key)"
+_VALUE = r"""("[^"]*"|'[^']*'|[^\s"']\S*)"""
+
 DEFAULT_PATTERNS = (
-    r"(?i)(?:password|passwd|secret|token|api[-_]?key|access[-_]?key|private[-_]?key)\s*[=:]\s*(\S+)",
-    r"(?i)\bbearer\s+(\S+)",
-    r"://[^/\s:@]*:([^/\s@]+)@",
+    rf"(?i){_NAME}[\"']?\s*[=:]\s*{_VALUE}",
+    rf"(?i)(?:^|\s)--?[\w-]*{_NAME}\s+{_VALUE}",
+    r"(?i)\b(?:bearer|basic)\s+(\S+)",
+    r"://[^/\s:@]*:(?!\d+/)(\S+)@",
 )
-"""Values after a telling name, bearer tokens, passwords in URLs."""
+"""Values after a telling name, credentials of an Authorization header, passwords in URLs."""
 
 _TELLING_OPTION = re.compile(r"(?i)^--?[\w-]*(?:password|passwd|secret|token|api-?key|access-?key|private-?key)$")
 
@@ -48,7 +54,7 @@ class Redaction:
 
 
 def _replace(match: re.Match[str]) -> str:
-    if not match.re.groups:
+    if not match.re.groups or match.start(1) < 0:
         return REDACTED
     start, end = match.span(1)
     return match.string[match.start() : start] + REDACTED + match.string[end : match.end()]
@@ -57,5 +63,5 @@ def _replace(match: re.Match[str]) -> str:
 def with_arguments(target: str, arguments: Iterable[str]) -> str:
     """A request target with its `command` parameters replaced by those of `arguments`."""
     path, _, query = target.partition("?")
-    others = [pair for pair in query.split("&") if pair and pair.partition("=")[0] != "command"]
+    others = [pair for pair in query.split("&") if pair and decode_form(pair.partition("=")[0]) != "command"]
     return f"{path}?{'&'.join([f'command={quote_plus(argument)}' for argument in arguments] + others)}"

@@ -33,7 +33,7 @@ _UNITS = {"m": 60, "h": 3600, "d": 86400}
 def kubeconfig(
     *, cluster: str, user: str | None, groups: tuple[str, ...], expires: str, output: Path | None, data_dir: Path
 ) -> None:
-    r"""Make a kubeconfig that leads through the proxy, with a token of its own.
+    """Make a kubeconfig that leads through the proxy, with a token of its own.
 
     The proxy keeps only the token's hash. Whoever can write to the data directory can make one.
 
@@ -41,7 +41,7 @@ def kubeconfig(
     Examples:
       kube-audit-proxy kubeconfig --cluster demo --user jane --group team-shop -o jane.kubeconfig
       kube-audit-proxy kubeconfig --cluster prod-eu --user deploy-bot --expires 8h > bot.kubeconfig
-    """
+    """  # noqa: D301 - click wants the character, not its escape
     state = read_state(data_dir)
     if state is None:
         raise CliError(

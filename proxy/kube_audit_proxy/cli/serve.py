@@ -24,7 +24,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command()
 @click.option("--config", "path", metavar="FILE", required=True, type=_FILE, help="The configuration, in YAML.")
 def serve(*, path: Path) -> None:
-    r"""Start the proxy from a configuration file, for servers. It logs to standard error.
+    """Start the proxy from a configuration file, for servers. It logs to standard error.
 
     \b
     A configuration:
@@ -42,7 +42,7 @@ def serve(*, path: Path) -> None:
     \b
     Examples:
       kube-audit-proxy serve --config /etc/kube-audit-proxy.yaml
-    """
+    """  # noqa: D301 - click wants the character, not its escape
     set_up_logging("parent")
     try:
         config = parse(_read(path), path.parent.absolute())

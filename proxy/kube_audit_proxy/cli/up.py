@@ -46,7 +46,7 @@ def up(
     workers: int,
     as_json: bool,
 ) -> None:
-    r"""Start the proxy in front of your clusters, and follow the trail.
+    """Start the proxy in front of your clusters, and follow the trail.
 
     You act upstream as your kubeconfig does: nothing changes for you but that every call is recorded. Where there is
     no kubeconfig, a demo cluster is started.
@@ -57,7 +57,7 @@ def up(
       kube-audit-proxy up --context kind-dev --context prod-eu --workers 2
       kube-audit-proxy up --demo
       kube-audit-proxy up --json | jq -r .kubeconfig
-    """
+    """  # noqa: D301 - click wants the character, not its escape
     data_dir = data_dir.absolute()
     front = Front(as_json=as_json)
     host, port = _address(listen)

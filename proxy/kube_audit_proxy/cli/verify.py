@@ -20,7 +20,7 @@ from kube_audit_proxy.journal.verify import verify as verify_journal
 @click.command()
 @data_dir_option
 def verify(*, data_dir: Path) -> None:
-    r"""Walk every journal and prove that no record is missing or altered.
+    """Walk every journal and prove that no record is missing or altered.
 
     Each line carries its number and the hash of the line before. The index remembers the last line it has seen of
     each writer, so that a tail that was cut off is noticed as well. The first break is printed with its place, and
@@ -30,21 +30,21 @@ def verify(*, data_dir: Path) -> None:
     Examples:
       kube-audit-proxy verify
       kube-audit-proxy verify --data-dir /var/lib/kube-audit-proxy || alert
-    """
+    """  # noqa: D301 - click wants the character, not its escape
     journal = data_dir / "journal"
     if not journal.is_dir():
         raise CliError(
             f"there is no journal in {data_dir}",
             "start the proxy with `kube-audit-proxy up` first, or name its --data-dir.",
         )
-    broken = 0
     size = sum(path.stat().st_size for writer in writers(journal) for path in segments(journal, writer))
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("verifying", total=size)
-        for report in verify_journal(journal, _known_heads(data_dir / FILE_NAME), lambda n: progress.advance(task, n)):
-            click.echo(_line(report))
-            broken += report.finding is not None
-    if broken:
+        heads_seen = _known_heads(data_dir / FILE_NAME)
+        reports = list(verify_journal(journal, heads_seen, lambda read: progress.advance(task, read)))
+    for report in reports:
+        click.echo(_line(report))
+    if any(report.finding for report in reports):
         sys.exit(TROUBLE)
 
 
@@ -61,7 +61,13 @@ def _line(report: Report) -> str:
         return click.style(f"{report.writer}: BROKEN: {report.finding}", fg="red")
     remarks = "".join(f"; {remark}" for remark in report.remarks)
     running = f", {report.open_calls} of them running" if report.open_calls else ""
-    return (
-        f"{report.writer}: whole: {report.lines:,} lines in {report.segments} segments, {report.calls:,} calls{running}"
-        f" (last seq {report.last_seq:,}){remarks}"
+    lines, files, calls = (
+        _count(report.lines, "line"),
+        _count(report.segments, "segment"),
+        _count(report.calls, "call"),
     )
+    return f"{report.writer}: whole: {lines} in {files}, {calls}{running} (last seq {report.last_seq:,}){remarks}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from kube_audit_proxy.cluster.kubeconfig import Context, ExecPlugin
 _FILE_TRUSTED_FOR = 10.0
 """Seconds after which a token file is read again (client-go: transport/token_source.go reads it every 10 s)."""
 
+_TOKEN = re.compile(r"[!-~]+")
 _PLUGIN_TIMEOUT = 30.0
 _RENEW_EARLY = 30.0
 
@@ -60,23 +62,21 @@ class CredentialSource:
         self._until = 0.0
 
     async def _renew(self) -> tuple[Credential, float]:
+        # The order in which client-go lets one win over the other: file, token, plugin, user and password.
         authentication = self._context.authentication
-        forever = float("inf")
         certificate, key = authentication.certificate, authentication.key
+        if authentication.token_file is not None:
+            path = authentication.token_file
+            bearer = _bearer(_read_token(path), f"the token file {path}")
+            return Credential(bearer, certificate, key), self._clock() + _FILE_TRUSTED_FOR
+        if authentication.token:
+            return Credential(_bearer(authentication.token, "the kubeconfig"), certificate, key), float("inf")
         if authentication.exec_plugin is not None:
             return await self._run_plugin(authentication.exec_plugin)
-        if authentication.token:
-            return Credential(_bearer(authentication.token), certificate, key), forever
-        if authentication.token_file is not None:
-            try:
-                token = authentication.token_file.read_text().strip()
-            except OSError as error:
-                raise CredentialError(f"cannot read the token file {error.filename}: {error.strerror}") from error
-            return Credential(_bearer(token), certificate, key), self._clock() + _FILE_TRUSTED_FOR
         if authentication.username:
             both = base64.b64encode(f"{authentication.username}:{authentication.password}".encode())
-            return Credential(b"Authorization: Basic %b\r\n" % both, certificate, key), forever
-        return Credential(b"", certificate, key), forever
+            return Credential(b"Authorization: Basic %b\r\n" % both, certificate, key), float("inf")
+        return Credential(b"", certificate, key), float("inf")
 
     async def _run_plugin(self, plugin: ExecPlugin) -> tuple[Credential, float]:
         try:
@@ -103,20 +103,14 @@ class CredentialSource:
             raise CredentialError(f"the credential plugin {plugin.command!r} ended with {process.returncode}: {said}")
         try:
             status: Mapping[str, Any] = json.loads(output)["status"]
-            credential = Credential(
-                _bearer(status["token"]) if status.get("token") else b"",
-                status.get("clientCertificateData", "").encode(),
-                status.get("clientKeyData", "").encode(),
-            )
+            credential = _printed_credential(status, f"the credential plugin {plugin.command!r}")
             expires = status.get("expirationTimestamp")
-            left = (
-                datetime.fromisoformat(expires).timestamp() - self._wall() - _RENEW_EARLY if expires else float("inf")
-            )
+            left = datetime.fromisoformat(expires).timestamp() - self._wall() - _RENEW_EARLY if expires else None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CredentialError(
-                f"the credential plugin {plugin.command!r} did not print an ExecCredential"
+                f"the credential plugin {plugin.command!r} printed no ExecCredential with a token or certificate"
             ) from error
-        return credential, self._clock() + left
+        return credential, float("inf") if left is None else self._clock() + left
 
     def _exec_info(self, plugin: ExecPlugin) -> dict[str, Any]:
         spec: dict[str, Any] = {"interactive": False}
@@ -130,7 +124,28 @@ class CredentialSource:
         return {"apiVersion": plugin.api_version, "kind": "ExecCredential", "spec": spec}
 
 
-def _bearer(token: str) -> bytes:
+def _printed_credential(status: Mapping[str, Any], source: str) -> Credential:
+    """Read a plugin's answer; raises ValueError, KeyError or the like where it has no credential."""
+    token, certificate = status.get("token"), status.get("clientCertificateData")
+    if not token and not certificate:
+        raise ValueError("neither a token nor a certificate")
+    key = status["clientKeyData"] if certificate else ""
+    return Credential(_bearer(token, source) if token else b"", (certificate or "").encode(), key.encode())
+
+
+def _read_token(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise CredentialError(f"cannot read the token file {error.filename}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CredentialError(f"the token file {path} is not text") from error
+
+
+def _bearer(token: object, source: str) -> bytes:
+    """Give the header line. A line end in a token would end the head early, and with it the impersonation."""
+    if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+        raise CredentialError(f"{source} gives no token, or one with characters that no token has")
     return f"Authorization: Bearer {token}\r\n".encode()
 
 

@@ -7,7 +7,7 @@ import base64
 import binascii
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from typing import Any
 import yaml
 
 EVERY_CONTEXT = "*"
+
+_LONGEST_NAME = 63
 
 
 class KubeconfigError(Exception):
@@ -88,8 +90,8 @@ def load(paths: Sequence[Path], only: Sequence[str] = ()) -> Kubeconfig:
         content = _read_yaml(path)
         current = current or content.get("current-context") or ""
         for kind, known in parts.items():
-            for entry in content.get(kind) or ():
-                known.setdefault(entry["name"], (entry.get(kind[:-1]) or {}, path.parent))
+            for name, entry in _named(path, content, kind):
+                known.setdefault(name, (entry, path.parent))
     if EVERY_CONTEXT in only:
         wanted: Sequence[str] = tuple(parts["contexts"])
     else:
@@ -98,7 +100,13 @@ def load(paths: Sequence[Path], only: Sequence[str] = ()) -> Kubeconfig:
         if name not in parts["contexts"]:
             there = ", ".join(sorted(parts["contexts"])) or "none"
             raise KubeconfigError(f"there is no context {name!r} in the kubeconfig (there are: {there})")
-    return Kubeconfig({name: _context(name, parts) for name in wanted}, current)
+    contexts = {}
+    for name in wanted:
+        try:
+            contexts[name] = _context(name, parts)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise KubeconfigError(f"context {name!r} has an entry that is not as it should be: {error}") from error
+    return Kubeconfig(contexts, current)
 
 
 def in_cluster(environ: Mapping[str, str], directory: Path) -> Context | None:
@@ -120,7 +128,7 @@ def in_cluster(environ: Mapping[str, str], directory: Path) -> Context | None:
 
 def slug(name: str) -> str:
     """A context's name as it stands in /clusters/<name>: lower-case letters, digits and single dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:_LONGEST_NAME].strip("-")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -130,9 +138,25 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise KubeconfigError(f"cannot read {path}: {error.strerror}") from error
     except yaml.YAMLError as error:
         raise KubeconfigError(f"{path} is not valid YAML: {error}") from error
+    if content is None:
+        return {}  # as kubectl does
     if not isinstance(content, dict):
         raise KubeconfigError(f"{path} is not a kubeconfig")
     return content
+
+
+def _named(path: Path, content: Mapping[str, Any], kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The entries of one list of a kubeconfig, each with its name."""
+    entries = content.get(kind) or []
+    if not isinstance(entries, list):
+        raise KubeconfigError(f"{path}: {kind} is not a list")
+    for entry in entries:
+        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+            raise KubeconfigError(f"{path}: an entry of {kind} has no name")
+        value = entry.get(kind[:-1]) or {}
+        if not isinstance(value, dict):
+            raise KubeconfigError(f"{path}: the entry {entry['name']!r} of {kind} has no {kind[:-1]}")
+        yield entry["name"], value
 
 
 def _context(name: str, parts: Mapping[str, Mapping[str, tuple[dict[str, Any], Path]]]) -> Context:
@@ -145,7 +169,7 @@ def _context(name: str, parts: Mapping[str, Mapping[str, tuple[dict[str, Any], P
     if cluster.get("proxy-url"):
         raise KubeconfigError(f"context {name!r}: proxy-url is not supported; use --context to leave this cluster out")
     server = cluster.get("server", "")
-    if not re.match(r"https?://[^/]", server):
+    if not isinstance(server, str) or not re.match(r"https?://[^/]", server):
         raise KubeconfigError(f"context {name!r}: the server {server!r} is not an http or https URL")
     return Context(
         name=name,
@@ -162,6 +186,10 @@ def _context(name: str, parts: Mapping[str, Mapping[str, tuple[dict[str, Any], P
 def _authentication(name: str, user: Mapping[str, Any], home: Path) -> Authentication:
     if "auth-provider" in user:
         raise KubeconfigError(f"context {name!r}: auth-provider was removed from Kubernetes; use an exec plugin")
+    for key in user:
+        if key == "as" or key.startswith("as-"):
+            # Without it the proxy would have other rights than kubectl has with the same file.
+            raise KubeconfigError(f"context {name!r}: its user's {key!r} is not supported; make a context without it")
     plugin = user.get("exec")
     return Authentication(
         token=user.get("token", ""),
@@ -183,7 +211,7 @@ def _exec_plugin(name: str, plugin: Mapping[str, Any], home: Path) -> ExecPlugin
         api_version=plugin.get("apiVersion", ""),
         command=str(home / command) if "/" in command else command,
         args=tuple(map(str, plugin.get("args") or ())),
-        env={entry["name"]: entry["value"] for entry in plugin.get("env") or ()},
+        env={entry["name"]: str(entry["value"]) for entry in plugin.get("env") or ()},
         provide_cluster_info=bool(plugin.get("provideClusterInfo")),
     )
 
@@ -192,9 +220,9 @@ def _data_or_file(name: str, entry: Mapping[str, Any], key: str, home: Path) -> 
     data, file = entry.get(f"{key}-data"), entry.get(key)
     try:
         if data:
-            return base64.b64decode(data, validate=True)
+            return base64.b64decode("".join(data.split()), validate=True)
         return (home / file).read_bytes() if file else b""
-    except binascii.Error as error:
+    except (binascii.Error, ValueError) as error:
         raise KubeconfigError(f"context {name!r}: {key}-data is not base64") from error
     except OSError as error:
         raise KubeconfigError(f"context {name!r}: cannot read its {key} {error.filename}: {error.strerror}") from error

@@ -27,6 +27,8 @@ MAX_HEAD = (1 << 20) + (64 << 10)
 READ_AHEAD = 256 << 10
 """Bytes of a body, or sent ahead of a 101, that are held before reading stops."""
 
+_VERSIONS = frozenset({"1.0", "1.1"})
+
 HEAD_TIMEOUT = 32.0
 """Seconds for a head that has begun (kubernetes/apiserver pkg/server/secure_serving.go, ReadHeaderTimeout)."""
 
@@ -117,11 +119,13 @@ class ClientConnection(asyncio.BufferedProtocol):
     ) -> None:
         self._serve = serve
         self._clock = clock
+        self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
         self._parsing: Request | None = None
         self._queue: deque[Request] = deque()
         self._current: Request | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
         self._url: list[bytes] = []
         self._head_bytes = 0
         self._since = clock()
@@ -142,7 +146,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self.transport = cast("asyncio.Transport", transport)
         peername = transport.get_extra_info("peername")
         self.address = peername[0] if peername else ""
-        self.task = asyncio.get_running_loop().create_task(self._serve(self))
+        self.task = self._loop.create_task(self._serve(self))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Tell whoever waits for this client."""
@@ -151,6 +155,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             self.upstream.client_failed()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(ClientGoneError())
+        self._end_drain()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
         """Lend the loop its buffer."""
@@ -174,6 +179,11 @@ class ClientConnection(asyncio.BufferedProtocol):
         self.writable = True
         if self.upstream is not None:
             self.upstream.client_writable(True)
+        self._end_drain()
+
+    def _end_drain(self) -> None:
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
 
     # llhttp
 
@@ -195,10 +205,10 @@ class ClientConnection(asyncio.BufferedProtocol):
     def on_headers_complete(self) -> None:
         """Hand the request out."""
         request, parser = cast("Request", self._parsing), self._parser
-        request.received = self._clock()
         request.method = parser.get_method().decode("latin-1")
         request.target = b"".join(self._url).decode("latin-1")
-        request.http_1_0 = parser.get_http_version() == "1.0"
+        version = parser.get_http_version()
+        request.http_1_0 = version == "1.0"
         request.keep_alive = parser.should_keep_alive() and not request.http_1_0
         request.upgrading = parser.should_upgrade()
         for name, value in request.headers:
@@ -206,11 +216,21 @@ class ClientConnection(asyncio.BufferedProtocol):
             if length == 14 and name.lower() == b"content-length":
                 request.content_length = int(value)
             elif length == 17 and name.lower() == b"transfer-encoding":
+                if request.chunked or value.lower() != b"chunked":
+                    raise Refusal(status.bad_request("of all transfer codings only chunked is served, and only once"))
                 request.chunked = True
+        if version not in _VERSIONS:
+            raise Refusal(status.bad_request(f"HTTP/{version} is not served here, only HTTP/1.1 and 1.0"))
+        if request.upgrading and (request.chunked or request.content_length > 0):
+            # llhttp takes what follows such a head for the new protocol: the body would be missing upstream.
+            raise Refusal(status.bad_request("a request that asks to switch protocols may not have a body"))
+        request.received = self._clock()
+        self._head_bytes = 0
         self._hand_out(request)
 
     def on_body(self, piece: bytes) -> None:
         """Pass a piece of the body on, or keep it until the call is on record."""
+        self._head_bytes = 0
         request = cast("Request", self._parsing)
         if self.upstream is not None and request is self._current:
             self.upstream.client_body(piece)
@@ -236,14 +256,18 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._raw = True
             self._raw_received(bytes(data[upgrade.args[0] :]))
         except httptools.HttpParserError as error:
-            cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
-            self._break(status.bad_request(f"this is not valid HTTP/1.1: {cause or error}"))
+            refused = error.__context__
+            if isinstance(refused, Refusal):
+                self._break(refused.status)
+            else:
+                self._break(status.bad_request(f"this is not valid HTTP/1.1: {error}"))
         else:
             self._limit_head(len(data))
         self._hold_back()
 
     def _limit_head(self, arrived: int) -> None:
-        if self._parsing is None or self._parsing.received:
+        """Limit what is gathered of a head, and as much of the trailers and chunk extensions between pieces of a body."""
+        if self._parsing is None:
             self._head_bytes = 0
             return
         self._head_bytes += arrived
@@ -287,13 +311,17 @@ class ClientConnection(asyncio.BufferedProtocol):
     async def next_request(self) -> Request:
         """Give the next request as soon as its head is whole; raise ClientGoneError when there is none to come."""
         self._current = None
+        while not self.writable and not self.lost:
+            # Answers are not piled up for a client that asks on and on without reading any.
+            self._drained = self._loop.create_future()
+            await self._drained
         if not self._queue:
             if self.lost:
                 raise ClientGoneError
             if self._holding:
                 self.hold(False)
             self._since = self._clock()
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._loop.create_future()
             try:
                 await self._waiter
             finally:

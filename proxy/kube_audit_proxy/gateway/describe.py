@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from kube_audit_proxy.audit.call import members
+from kube_audit_proxy.audit.fields import AccessMethod
 from kube_audit_proxy.audit.redaction import Redaction, with_arguments
 from kube_audit_proxy.identity.user import User
 from kube_audit_proxy.kube.headers import access_method, kubectl_command, truncate_user_agent
@@ -35,6 +36,8 @@ def describe_request(method: str, target: str, redaction: Redaction) -> Asked:
 
 
 def _describe_request(method: str, target: str, redaction: Redaction) -> Asked:
+    if not method:
+        return Asked(None, "", b"")  # it broke off before anything could be known
     known: dict[str, Any] = {"method": method}
     info, refused = None, ""
     try:
@@ -50,7 +53,7 @@ def _describe_request(method: str, target: str, redaction: Redaction) -> Asked:
         if shown != options.argv:
             target = with_arguments(target, shown)
         known |= {"exec_tty": options.tty, "exec_stdin": options.stdin}
-        known |= {"exec_argv": shown} if shown else {}
+        known |= {"exec_argv": shown} if shown and info.subresource == "exec" else {}
         known |= {"exec_container": options.container} if options.container else {}
     known["requestURI"] = redact_query(target)
     return Asked(info, refused, members(known))
@@ -75,21 +78,30 @@ def _info_members(info: RequestInfo) -> dict[str, str]:
     return {key: value for key, value in known.items() if value}
 
 
-@lru_cache(maxsize=1024)
 def describe_connection(cluster: str, address: str) -> bytes:
     """Say which cluster was named, and from where."""
-    known: dict[str, Any] = {"cluster": cluster[:253]} if cluster else {}
-    return members(known | {"sourceIPs": [address]})
+    return _describe_connection(cluster[:253], address)  # strangers choose it: what is remembered has to be short
 
 
 @lru_cache(maxsize=1024)
+def _describe_connection(cluster: str, address: str) -> bytes:
+    known: dict[str, Any] = {"cluster": cluster} if cluster else {}
+    return members(known | {"sourceIPs": [address]} if address else known)
+
+
 def describe_client(user_agent: str, command: str, upgrade: str) -> bytes:
     """Say what the client says of itself; `command` is its Kubectl-Command."""
+    method = access_method(user_agent, command)
+    return _describe_client(truncate_user_agent(user_agent), method, kubectl_command(command), upgrade)
+
+
+@lru_cache(maxsize=1024)
+def _describe_client(user_agent: str, method: AccessMethod, command: str, upgrade: str) -> bytes:
     known = {
-        "userAgent": truncate_user_agent(user_agent),
-        "access_method": access_method(user_agent, command),
+        "userAgent": user_agent,
+        "access_method": method,
         "upgrade": upgrade,
-        "command": kubectl_command(command),
+        "command": command,
     }
     if known["command"]:
         known["command_source"] = "header"

@@ -347,8 +347,8 @@ class Gateway:
             raise UpstreamConnectError(f"no credential for cluster {cluster.name!r}: {error}") from error
         fixed = b"".join((
             cluster.host_header,
-            credential.authorization,
             admitted.identity_headers,
+            credential.authorization,
             f"Audit-ID: {call.record.audit_id}\r\nX-Forwarded-For: {client.address}\r\n".encode(),
         ))  # fmt: skip
         head = upstream_head(
@@ -387,7 +387,7 @@ class Gateway:
         query = admitted.target.partition("?")[2]
         watching = observer(upgrade, call.subprotocol, admitted.info.subresource, query)
         framing = b"Connection: Upgrade\r\nUpgrade: %b\r\n" % (response.header(b"upgrade") or upgrade).encode()
-        head = client_head(101, response.phrase, response.headers, framing)
+        head = client_head(101, response.phrase, response.headers, framing, foreign=_is_foreign(call))
         try:
             await connection.tunnel(head, watching)
         except ClientGoneError:

@@ -33,7 +33,7 @@ _REQUEST_ENDS_HERE = _HOP_BY_HOP | frozenset(
 _RESPONSE_ENDS_HERE = _HOP_BY_HOP | frozenset((b"alt-svc",))
 # Who the API server takes the call to be from: Impersonate-*, anything new that begins so included, and X-Remote-*,
 # which it believes of a connection with the front-proxy certificate. Some hops read `_` as `-`.
-_IDENTITY_PREFIXES = (b"impersonate", b"x-remote-", b"x_remote")
+_IDENTITY_PREFIXES = (b"impersonate", b"x-remote-", b"x-remote_", b"x_remote-", b"x_remote_")
 _CLAIMS = frozenset((b"user-agent", b"kubectl-command", b"kubectl-session"))
 _ENDS_OR_TELLS = _REQUEST_ENDS_HERE | _CLAIMS
 _SINGLE = frozenset((b"host", b"authorization"))
@@ -82,7 +82,9 @@ def scrub(headers: RawHeaders, *, upgrading: bool) -> Scrubbed:
             continue
         if lower in _CLAIMS:
             passed.append(b"%b: %b\r\n" % (name, value))
-        elif lower in ended:
+            ended.setdefault(lower, value)  # of repeated ones the first counts, as in Go
+            continue
+        if lower in ended:
             if lower in _SINGLE:
                 refused = refused or status.bad_request(f"the request repeats its {name.decode('latin-1')} header")
             ended[lower] += b"," + value
@@ -113,8 +115,8 @@ def scrub(headers: RawHeaders, *, upgrading: bool) -> Scrubbed:
 def _subprotocol_token(token: str, value: bytes) -> tuple[str, list[bytes], Status | None]:
     """The token, the subprotocols without the entry that carries one, and what is wrong with them."""
     entries = [entry.strip() for entry in value.split(b",")]
-    carried = [entry for entry in entries if entry.startswith(BEARER_SUBPROTOCOL)]
-    others = [entry for entry in entries if not entry.startswith(BEARER_SUBPROTOCOL)]
+    carried = [entry for entry in entries if entry.lower().startswith(BEARER_SUBPROTOCOL)]
+    others = [entry for entry in entries if entry not in carried]
     if not carried:
         return token, others, None
     if len(carried) > 1 or not others:

@@ -10,8 +10,10 @@ def split_target(target: str) -> tuple[str, str]:
     """
     if not target.startswith(PREFIX):
         return "", target
-    end = len(PREFIX)
-    while end < len(target) and target[end] not in "/?":
-        end += 1
-    name, rest = target[len(PREFIX) : end], target[end:]
-    return name, rest if rest.startswith("/") else "/" + rest
+    name, slash, rest = target[len(PREFIX) :].partition("/")
+    if not name:
+        return "", target
+    if "?" in name:
+        name, mark, query = target[len(PREFIX) :].partition("?")
+        return name, f"/{mark}{query}"
+    return name, slash + rest if slash else "/"

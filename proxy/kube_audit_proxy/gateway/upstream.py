@@ -59,6 +59,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
+        self._loop = asyncio.get_running_loop()  # asked for once: it costs a system call
         self._parser = httptools.HttpResponseParser(self)
         self._client: ClientConnection | None = None
         self._request: Request | None = None
@@ -96,7 +97,11 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         if response.upgraded or (self._head is not None and self._head.done() and until_close and exc is None):
             self._finish(None)
         elif self._head is not None and not self._head.done() and not self.first_byte_at and self.served > 1:
-            self._finish(UpstreamIdleClosedError("the API server closed a kept connection before it answered"))
+            self._finish(
+                UpstreamIdleClosedError(
+                    "the API server closed a kept connection before it answered: it may have acted on the call"
+                )
+            )
         elif not self._done:
             when = "before it answered" if not response.code else "in the middle of its answer"
             self._finish(UpstreamError(f"the API server closed the connection {when}"))
@@ -120,6 +125,9 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             if rest:
                 self._stream_received(rest)
         except httptools.HttpParserError as error:
+            # Where the answer was whole, this is about what came after it: the answer stands, the connection does not.
+            if self._forwarding and self._held:
+                self._flush()
             self._finish(UpstreamError(f"the API server's answer is not valid HTTP: {error}"))
             self.transport.abort()
         else:
@@ -182,6 +190,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def on_body(self, piece: bytes) -> None:
         """Take a piece of the body."""
+        if self._done:
+            raise UpstreamError("a body where none can be")  # the answer to HEAD
         self._held.append(piece)
         self._held_bytes += len(piece)
         if self._response.code >= 400 and len(self.failure_body) < _CAPTURE:
@@ -281,8 +291,12 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self.failure_body = bytearray()
         self.served += 1
         self.sent_at = self._clock()
-        self._head = asyncio.get_running_loop().create_future()
+        if request.broken is not None:
+            raise ClientGoneError  # its body turned out wrong while the call was put on record
+        self._head = self._loop.create_future()
         client.attach(self)
+        if not self._writable:
+            client.hold(True)
         if not request.body and not request.chunked:
             self.transport.write(head)
             return
@@ -305,7 +319,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         head = cast("asyncio.Future[Response]", self._head)
         if timeout is None:
             return await head
-        timer = asyncio.get_running_loop().call_later(timeout, self._too_late)
+        timer = self._loop.call_later(timeout, self._too_late)
         try:
             return await head
         finally:
@@ -361,7 +375,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             raise self._error
 
     async def _until_end(self) -> None:
-        self._end = asyncio.get_running_loop().create_future()
+        self._end = self._loop.create_future()
         await self._end
 
     def release(self) -> bool:
@@ -371,6 +385,10 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             client.detach()
         self._client = None
         self._held, self._held_bytes, self.observer = [], 0, None
+        if self.transport.is_closing():
+            return False
+        # The client may have been slow to the last: the next one must not wait for it, nor may the end go unseen.
+        self.transport.resume_reading()
         return (
             self._done
             and self._error is None
@@ -378,7 +396,6 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             and request.body_done
             and response.keep_alive
             and not response.upgraded
-            and not self.transport.is_closing()
         )
 
 

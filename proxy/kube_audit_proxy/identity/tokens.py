@@ -3,8 +3,10 @@
 A token has 256 random bits, so that a plain SHA-256 of it is as good as any slow hash.
 """
 
+import dataclasses
 import hashlib
 import json
+import logging
 import os
 import secrets
 from collections.abc import Callable
@@ -14,6 +16,8 @@ from typing import Any
 
 from kube_audit_proxy.identity.impersonation import check_name
 from kube_audit_proxy.identity.user import Credentials, UnauthenticatedError, User
+
+log = logging.getLogger(__name__)
 
 PREFIX = "kap_"
 """By it a token is known in a secret scan, and as one of ours."""
@@ -91,21 +95,28 @@ class TokenAuthenticator:
         return user
 
     def _look_up(self, token: str, now: float) -> tuple[float, float, User]:
-        self._known.pop(token, None)
+        before = self._known.pop(token, None)
+        path = _path(self._directory, token)
         try:
-            stored: dict[str, Any] = json.loads(_path(self._directory, token).read_bytes())
+            stored: dict[str, Any] = json.loads(path.read_bytes())
+            expires = float(stored["expires"])
+            user = User(
+                name=stored["user"],
+                groups=tuple(stored["groups"]),
+                authenticator="token",
+                clusters=frozenset(stored["clusters"]),
+                impersonated=stored["impersonated"],
+            )
         except FileNotFoundError:
             raise UnauthenticatedError("the token is not known to this proxy: it may have been revoked") from None
-        user = User(
-            name=stored["user"],
-            groups=tuple(stored["groups"]),
-            authenticator="token",
-            clusters=frozenset(stored["clusters"]),
-            impersonated=stored["impersonated"],
-        )
+        except (ValueError, KeyError, TypeError) as error:
+            log.error("the token file %s is damaged (%s): issue a new token and delete it", path, error)  # noqa: TRY400 - no fault of ours
+            raise UnauthenticatedError("what the proxy knows of the token is damaged: ask for a new one") from error
+        if before is not None and dataclasses.astuple(before[2]) == dataclasses.astuple(user):
+            user = before[2]  # the same user as far as others remember something of them
         if len(self._known) >= _REMEMBERED:
             self._known.clear()
-        known = self._known[token] = (now, stored["expires"], user)
+        known = self._known[token] = (now, expires, user)
         return known
 
 

@@ -14,9 +14,9 @@ class Credentials:
     """Bearer token, empty if there is none."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class User:
-    """An authenticated user."""
+    """An authenticated user. Compared by identity: every call looks up what was worked out for its user."""
 
     name: str
     groups: tuple[str, ...]

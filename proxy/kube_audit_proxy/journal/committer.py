@@ -41,6 +41,7 @@ class File:
     def __init__(self) -> None:
         self.path = b""
         self.descriptor = -1
+        self.inode = 0
 
     def sync(self, path: bytes) -> None:
         """Make everything written to the file durable; raise OSError where that failed or its name is gone."""
@@ -48,13 +49,14 @@ class File:
             self.close()
             self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             self.path = path
+            self.inode = os.fstat(self.descriptor).st_ino
         if self.descriptor < 0:
             raise OSError(EBADMSG, "no path was given yet")
         flush(self.descriptor)
         if path:
             flush_directory(os.path.dirname(path))  # noqa: PTH120 - pathlib is slow to import
         # A file without its name is durable and lost all the same.
-        if not os.path.samestat(os.stat(self.path), os.fstat(self.descriptor)):  # noqa: PTH116 - the same
+        if os.stat(self.path).st_ino != self.inode:  # noqa: PTH116 - the same
             raise OSError(ESTALE, "another file has this name")
 
     def close(self) -> None:

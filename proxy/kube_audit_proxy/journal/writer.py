@@ -38,6 +38,7 @@ class Limits:
     segment_bytes: int = 64 << 20
     timeout: float = 5.0
     end_delay: float = 0.05
+    gather: float = 0.001
     retry: float = 1.0
     kept: int = 10_000
 
@@ -107,6 +108,8 @@ class JournalWriter:
         self._lost_since = ""
         self._urgent = False
         self._scheduled = False
+        self._gathered = 0
+        self._gather_until = 0.0
         self._closing = False
         self._batch: _Batch | None = None
         self._settled: asyncio.Future[None] | None = None
@@ -210,9 +213,21 @@ class JournalWriter:
     # When to write
 
     def _schedule(self) -> None:
-        """Write after one more turn of the loop: calls that are being read right now come along."""
+        """Write once a turn of the loop has brought nothing new: calls that are being read right now come along.
+
+        An idle loop writes after one turn; a busy one, where syncs are what costs, gathers for a moment.
+        """
         self._scheduled = True
-        self._loop.call_soon(self._loop.call_soon, self._flush)
+        self._gathered = 0
+        self._gather_until = self._loop.time() + self._limits.gather
+        self._loop.call_soon(self._gather)
+
+    def _gather(self) -> None:
+        if self._gathered < len(self._pending) < LARGEST_BATCH and self._loop.time() < self._gather_until:
+            self._gathered = len(self._pending)
+            self._loop.call_soon(self._gather)
+        else:
+            self._flush()
 
     def _flush_ends(self) -> None:
         self._end_timer = None

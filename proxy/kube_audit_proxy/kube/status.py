@@ -160,8 +160,13 @@ def parse_status(body: bytes, content_type: str, content_encoding: str) -> tuple
     if fields.get("kind") != "Status" or fields.get("status") == "Success":
         return None
     reason, message = fields.get("reason"), fields.get("message")
-    found = (reason if isinstance(reason, str) else "", message if isinstance(message, str) else "")
+    found = _text(reason), _text(message)
     return found if any(found) else None
+
+
+def _text(value: object) -> str:
+    """A string that can be encoded: JSON may carry halves of characters, above all where it was cut off."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
 def json_fields(body: bytes) -> dict[str, Any]:

@@ -1,0 +1,3 @@
+module kube-audit-proxy/benchmarks/upstream
+
+go 1.24
