@@ -7,7 +7,6 @@ so that the proxies are what limits, then of a real kube-apiserver, which is wha
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -48,11 +47,11 @@ class Peer:
     behind: tuple[psutil.Process, ...] = ()
 
 
-def measure(peer: Peer, calls: int) -> dict[str, float]:
-    """Give calls/s, latencies in ms, and microseconds of CPU per call."""
+def measure(load: Path, peer: Peer, calls: int) -> dict[str, float]:
+    """Give calls/s, latencies in ms, and microseconds of CPU per call; `load` is the program that makes the calls."""
     before, behind = _cpu(peer.path), _cpu(peer.behind)
     output = subprocess.run(
-        [sys.executable, "-m", "benchmarks.load", peer.url + _TARGET, str(CONNECTIONS), str(calls), *peer.headers],
+        [str(load), peer.url + _TARGET, str(CONNECTIONS), str(calls), *peer.headers],
         check=True, stdout=subprocess.PIPE,
     ).stdout  # fmt: skip
     result: dict[str, float] = json.loads(output)
@@ -105,7 +104,7 @@ def main() -> None:
                 folder = Path(home) / name.split()[0]
                 folder.mkdir()
                 kubeconfig = upstream(folder, stack)
-                results[name] = _rounds(_peers(folder, kubeconfig, stack))
+                results[name] = _rounds(_build("load", folder), _peers(folder, kubeconfig, stack))
             _show(name, results[name])
     target = Path(__file__).parent / "results" / "latest.json"
     target.parent.mkdir(exist_ok=True)
@@ -114,9 +113,7 @@ def main() -> None:
 
 def _light_upstream(home: Path, stack: ExitStack) -> Path:
     certificates = ensure_certificates(home / "tls", [])
-    program = home / "upstream"
-    source = Path(__file__).parent / "upstream"
-    subprocess.run(["go", "build", "-o", str(program), "."], cwd=source, check=True, env={**os.environ, "GOFLAGS": ""})
+    program = _build("upstream", home)
     command = [str(program), str(certificates.certificate), str(certificates.key)]
     address = _first_line(stack.enter_context(running(command)))
     cluster = {"server": f"https://{address}", "certificate-authority": str(certificates.authority)}
@@ -129,6 +126,13 @@ def _light_upstream(home: Path, stack: ExitStack) -> Path:
     kubeconfig = home / "upstream.kubeconfig"
     kubeconfig.write_text(yaml.safe_dump(content))
     return kubeconfig
+
+
+def _build(tool: str, home: Path) -> Path:
+    program = home / tool
+    tools = Path(__file__).parent / "tools"
+    subprocess.run(["go", "build", "-o", str(program), f"./{tool}"], cwd=tools, check=True)
+    return program
 
 
 def _real_upstream(home: Path, stack: ExitStack) -> Path:
@@ -150,14 +154,14 @@ def _peers(home: Path, kubeconfig: Path, stack: ExitStack) -> list[Peer]:
     return peers
 
 
-def _rounds(peers: list[Peer]) -> dict[str, dict[str, float]]:
+def _rounds(load: Path, peers: list[Peer]) -> dict[str, dict[str, float]]:
     """Measure every peer in turn, several times over, and keep each one's best round."""
     for peer in peers:
-        measure(peer, WARM_UP)
+        measure(load, peer, WARM_UP)
     best: dict[str, dict[str, float]] = {}
     for _ in range(ROUNDS):
         for peer in peers:
-            result = measure(peer, CALLS)
+            result = measure(load, peer, CALLS)
             if peer.name not in best or result["cpu_us"] < best[peer.name]["cpu_us"]:
                 best[peer.name] = result
     return best

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import uuid
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -101,7 +102,7 @@ def test_a_body_split_anywhere_arrives(fronted: Proxy, raw: Raw, cuts: tuple[int
     wire = raw.head(f"POST /clusters/demo{_MAPS}", *headers) + body
     length = len(wire) - len(body)
     places = [0, *cuts, *(length + cut for cut in cuts), len(wire)]
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in pairwise(places):
         raw.send(wire[start:end])
     answer = raw.answer()
     assert (answer.code, answer.json()["data"]["text"]) == (201, "x" * 300)
@@ -115,7 +116,7 @@ def test_a_long_body_passes(fronted: Proxy, raw: Raw) -> None:
     record = _end_of(fronted, answer.audit_id)
     assert (record["decided_by"], record["request_bytes"]) == ("apiserver", len(body))
     assert answer.code == 422
-    assert "must have at most 1048576 bytes" in answer.message()
+    assert "may not be more than 1048576 bytes" in answer.message()
 
 
 def test_a_body_over_the_api_servers_limit_is_its_413(fronted: Proxy, raw: Raw) -> None:
@@ -175,7 +176,7 @@ def test_http_1_0_watch_ends_with_its_connection(fronted: Proxy, raw: Raw) -> No
 def test_head_has_no_body(fronted: Proxy, raw: Raw) -> None:
     """HEAD is answered by a head alone, and the connection goes on."""
     for _ in range(3):
-        answer = raw.ask("HEAD /clusters/demo/version")
+        answer = raw.ask("HEAD /clusters/demo/healthz")
         assert answer.code == 200
         assert raw.ask("GET /clusters/demo/version").json()["major"]
     assert _end_of(fronted, answer.audit_id)["method"] == "HEAD"
@@ -243,7 +244,7 @@ def test_a_head_of_a_mebibyte_passes(demo: DemoCluster, fronted: Proxy, raw: Raw
     assert _events(demo, answer.audit_id)
 
 
-@pytest.mark.parametrize("size", [(1 << 20) + (256 << 10), 8 << 20], ids=["over", "far over"])
+@pytest.mark.parametrize("size", [2 << 20, 8 << 20], ids=["over", "far over"])
 @pytest.mark.parametrize("where", ["target", "header", "many headers"])
 def test_a_head_over_the_limit_is_a_431(fronted: Proxy, where: str, size: int) -> None:
     """A head longer than anybody needs is refused as such, and its client is heard out."""

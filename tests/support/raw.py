@@ -73,6 +73,7 @@ class Raw:
         plain = socket.socket()
         if receive_buffer:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is sent is to be a packet of its own
         try:
             plain.settimeout(_DEADLINE)
             plain.connect((address.hostname, address.port))
@@ -105,7 +106,7 @@ class Raw:
         """Send a request and give its answer."""
         length = (f"Content-Length: {len(body)}",) if body else ()
         self.send(self.head(line, *headers, *length) + body)
-        return self.answer(line.split(" ")[0])
+        return self.answer(line.partition(" ")[0])
 
     def answer(self, method: str = "GET") -> Answer:
         """Read one answer to a request of that method. Raises CutError."""

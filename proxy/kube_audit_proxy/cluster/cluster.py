@@ -25,6 +25,7 @@ class Cluster:
         self._tls = url.scheme == "https"
         self._host = url.hostname or ""
         self._port = url.port or (443 if self._tls else 80)
+        self._present: Credential | None = None
         self._certificate: tuple[bytes, bytes] = (b"", b"")
         self._address: Address | None = None
         self.pool = Pool(self.address, clock)
@@ -32,6 +33,9 @@ class Cluster:
     async def credential(self) -> Credential:
         """The proxy's credential here, with the TLS settings made to fit. Raises CredentialError."""
         credential = await self.credentials.credential()
+        if credential is self._present:
+            return credential
+        self._present = credential
         if (credential.certificate, credential.key) != self._certificate or self._address is None:
             self._certificate = (credential.certificate, credential.key)
             self._address = self._make_address()

@@ -43,28 +43,24 @@ DISCARD_TIMEOUT = 5.0
 class Request:
     """One request as it arrives: its head is whole when it is handed out, its body may still be on the way."""
 
-    __slots__ = (
-        "body", "body_done", "body_held", "broken", "chunked", "content_length", "early", "headers", "http_1_0",
-        "keep_alive", "method", "received", "target", "upgrading",
-    )  # fmt: skip
+    method = ""
+    target = ""
+    http_1_0 = False
+    keep_alive = True
+    upgrading = False
+    chunked = False
+    content_length = -1
+    received = 0.0
+    """Monotonic seconds at which the head was whole; 0 before."""
+    body_held = 0
+    body_done = False
+    broken: Refusal | None = None
 
     def __init__(self) -> None:
-        self.method = ""
-        self.target = ""
         self.headers: RawHeaders = []
-        self.http_1_0 = False
-        self.keep_alive = True
-        self.upgrading = False
-        self.chunked = False
-        self.content_length = -1
-        self.received = 0.0
-        """Monotonic seconds at which the head was whole; 0 before."""
         self.body: list[bytes] = []
-        self.body_held = 0
-        self.body_done = False
         self.early: list[bytes] = []
         """What an upgrading client sent after its head, before the answer."""
-        self.broken: Refusal | None = None
 
 
 class Upstream(Protocol):
@@ -266,7 +262,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._hold_back()
 
     def _limit_head(self, arrived: int) -> None:
-        """Limit what is gathered of a head, and as much of the trailers and chunk extensions between pieces of a body."""
+        """Limit a head, and what comes of trailers and chunk extensions between two pieces of a body."""
         if self._parsing is None:
             self._head_bytes = 0
             return

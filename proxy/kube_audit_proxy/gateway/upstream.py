@@ -38,16 +38,15 @@ _CAPTURE = 16 << 10
 class Response:
     """The head of an answer."""
 
-    __slots__ = ("chunked", "code", "content_length", "headers", "keep_alive", "phrase", "upgraded")
+    code = 0
+    phrase = b""
+    content_length = -1
+    chunked = False
+    keep_alive = False
+    upgraded = False
 
     def __init__(self) -> None:
-        self.code = 0
-        self.phrase = b""
         self.headers: RawHeaders = []
-        self.content_length = -1
-        self.chunked = False
-        self.keep_alive = False
-        self.upgraded = False
 
     def header(self, lower: bytes) -> str:
         """First value of a header, by its lower-case name; empty if it is not there."""
@@ -125,11 +124,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             if rest:
                 self._stream_received(rest)
         except httptools.HttpParserError as error:
-            # Where the answer was whole, this is about what came after it: the answer stands, the connection does not.
-            if self._forwarding and self._held:
-                self._flush()
-            self._finish(UpstreamError(f"the API server's answer is not valid HTTP: {error}"))
-            self.transport.abort()
+            self._not_http(error)
         else:
             if self._forwarding and self._held:
                 self._flush()
@@ -137,6 +132,13 @@ class UpstreamConnection(asyncio.BufferedProtocol):
                 self.transport.pause_reading()
             if self._done and self._end is not None and not self._end.done():
                 self._end.set_result(None)
+
+    def _not_http(self, error: httptools.HttpParserError) -> None:
+        """End the call; where its answer is whole, what came after it costs only the connection."""
+        if self._forwarding and self._held:
+            self._flush()
+        self._finish(UpstreamError(f"the API server's answer is not valid HTTP: {error}"))
+        self.transport.abort()
 
     def pause_writing(self) -> None:
         """Have the client send no more than the API server takes."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from errno import ENOENT, ESTALE
 from hashlib import sha256
 from pathlib import Path
+from time import perf_counter
 from typing import NamedTuple, Self
 
 from kube_audit_proxy.journal.files import (
@@ -28,6 +29,7 @@ from kube_audit_proxy.journal.line import build, content, head
 from kube_audit_proxy.journal.recovery import Recovered, recover_held
 from kube_audit_proxy.journal.syncer import COMMAND, Syncer
 
+IDLE_TURN = 0.00002  # seconds: a turn of the loop that took less had nothing to do
 LARGEST_BATCH = 1000  # lines: after a long trouble, more at once would hold up the loop
 
 
@@ -108,7 +110,7 @@ class JournalWriter:
         self._lost_since = ""
         self._urgent = False
         self._scheduled = False
-        self._gathered = 0
+        self._turn = 0.0
         self._gather_until = 0.0
         self._closing = False
         self._batch: _Batch | None = None
@@ -213,18 +215,20 @@ class JournalWriter:
     # When to write
 
     def _schedule(self) -> None:
-        """Write once a turn of the loop has brought nothing new: calls that are being read right now come along.
+        """Write as soon as a turn of the loop has had nothing to do: what is being read right now comes along.
 
-        An idle loop writes after one turn; a busy one, where syncs are what costs, gathers for a moment.
+        So an idle loop waits for one turn. A busy one gathers for a moment: there it is syncs that cost, and whoever
+        waits for this one would otherwise wait for the one before.
         """
         self._scheduled = True
-        self._gathered = 0
-        self._gather_until = self._loop.time() + self._limits.gather
+        self._turn = perf_counter()
+        self._gather_until = self._turn + self._limits.gather
         self._loop.call_soon(self._gather)
 
     def _gather(self) -> None:
-        if self._gathered < len(self._pending) < LARGEST_BATCH and self._loop.time() < self._gather_until:
-            self._gathered = len(self._pending)
+        now = perf_counter()
+        if now - self._turn > IDLE_TURN and now < self._gather_until and len(self._pending) < LARGEST_BATCH:
+            self._turn = now
             self._loop.call_soon(self._gather)
         else:
             self._flush()

@@ -1,6 +1,7 @@
 """A gateway worker: `python -m kube_audit_proxy.process.worker NAME SOCKET...`, started by the supervisor."""
 
 import asyncio
+import gc
 import logging
 import socket
 import sys
@@ -51,6 +52,9 @@ async def run(name: str, sockets: list[socket.socket], config: Config) -> None:
         for each in sockets
     ]
     sweeper = loop.create_task(_sweep(gateway))
+    # What is there by now stays: the collector need not look at it again with every few calls.
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 50)
     say_ready()
     await until_told_to_stop()
     for server in servers:

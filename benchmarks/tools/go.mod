@@ -1,0 +1,3 @@
+module kube-audit-proxy/benchmarks/tools
+
+go 1.25

@@ -1,3 +1,0 @@
-module kube-audit-proxy/benchmarks/upstream
-
-go 1.24
