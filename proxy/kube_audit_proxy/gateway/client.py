@@ -9,13 +9,16 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import httptools
 
 from kube_audit_proxy.gateway.errors import ClientGoneError, Refusal
 from kube_audit_proxy.gateway.headers import RawHeaders
 from kube_audit_proxy.kube import status
+
+if TYPE_CHECKING:
+    from kube_audit_proxy.gateway.exchange import Caller
 
 RECEIVED = memoryview(bytearray(256 << 10))
 """What a connection has just received. One for all connections of a loop: it is used up before the next one reads.
@@ -121,7 +124,6 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._queue: deque[Request] = deque()
         self._current: Request | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._drained: asyncio.Future[None] | None = None
         self._url: list[bytes] = []
         self._head_bytes = 0
         self._since = clock()
@@ -131,6 +133,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         self.task: asyncio.Task[None] | None = None
         self.transport = cast("asyncio.Transport", None)
         self.upstream: Upstream | None = None
+        self.caller: Caller | None = None
+        """What the call before has told of who is there."""
         self.writable = True
         self.lost = False
         self.address = ""
@@ -151,7 +155,6 @@ class ClientConnection(asyncio.BufferedProtocol):
             self.upstream.client_failed()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(ClientGoneError())
-        self._end_drain()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
         """Lend the loop its buffer."""
@@ -175,11 +178,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self.writable = True
         if self.upstream is not None:
             self.upstream.client_writable(True)
-        self._end_drain()
-
-    def _end_drain(self) -> None:
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
+        self._wake()
 
     # llhttp
 
@@ -285,6 +284,9 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def _hand_out(self, request: Request) -> None:
         self._queue.append(request)
+        self._wake()
+
+    def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -307,14 +309,11 @@ class ClientConnection(asyncio.BufferedProtocol):
     async def next_request(self) -> Request:
         """Give the next request as soon as its head is whole; raise ClientGoneError when there is none to come."""
         self._current = None
-        while not self.writable and not self.lost:
-            # Answers are not piled up for a client that asks on and on without reading any.
-            self._drained = self._loop.create_future()
-            await self._drained
-        if not self._queue:
+        # Answers are not piled up for a client that asks on and on without reading any.
+        while not (self._queue and self.writable):
             if self.lost:
                 raise ClientGoneError
-            if self._holding:
+            if self._holding and self.writable:
                 self.hold(False)
             self._since = self._clock()
             self._waiter = self._loop.create_future()
@@ -362,7 +361,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._parse(early)
 
     def waits_too_long(self, now: float) -> bool:
-        """Whether the client takes too long to send a request's head, or to begin with one."""
+        """Whether the client takes too long to send a request's head, to begin with one, or to take the last answer."""
         if self._parsing is not None and not self._parsing.received:
             return now - self._since > HEAD_TIMEOUT
         return self._waiter is not None and self._parsing is None and now - self._since > IDLE_TIMEOUT

@@ -32,7 +32,7 @@ from kube_audit_proxy.gateway.errors import (
     UpstreamIdleClosedError,
     UpstreamTimeoutError,
 )
-from kube_audit_proxy.gateway.headers import Scrubbed, client_head, scrub, upstream_head
+from kube_audit_proxy.gateway.headers import RawHeaders, Scrubbed, client_head, scrub, upstream_head
 from kube_audit_proxy.gateway.route import PREFIX, split_target
 from kube_audit_proxy.gateway.upstream import Response, UpstreamConnection
 from kube_audit_proxy.identity.impersonation import ImpersonationError
@@ -76,6 +76,15 @@ class Admitted(NamedTuple):
     target: str
     scrubbed: Scrubbed
     identity_headers: bytes
+
+
+class Caller(NamedTuple):
+    """Who made the last call of a connection, and with which headers."""
+
+    headers: RawHeaders
+    scrubbed: Scrubbed
+    user: User
+    members: bytes
 
 
 class Call:
@@ -133,7 +142,6 @@ class Gateway:
         self._clock = clock
         self._wall = wall
         self._new_id = new_id
-        self._command_id = lru_cache(maxsize=4096)(command_id)
         self._impersonation = lru_cache(maxsize=4096)(impersonation_headers)
         self.draining = False
         self.clients: set[ClientConnection] = set()
@@ -170,13 +178,13 @@ class Gateway:
             cluster.pool.close()
 
     def sweep(self) -> None:
-        """Close connections that have been idle, or have kept us waiting, for too long."""
+        """End what has been idle, or has kept us waiting, for too long: clients, kept connections, and answers."""
         now = self._clock()
         for client in tuple(self.clients):
             if client.waits_too_long(now):
                 client.transport.abort()
         for cluster in self._clusters.values():
-            cluster.pool.sweep()
+            cluster.pool.sweep(self._answer_timeout)
 
     async def exchange(self, client: ClientConnection, request: Request) -> None:
         """Carry one call from its head to the record of its end."""
@@ -221,15 +229,7 @@ class Gateway:
         call.info = info = asked.info
         if request.broken is not None:
             raise request.broken
-        scrubbed = scrub(request.headers, upgrading=request.upgrading)
-        record.add(describe_client(scrubbed.user_agent, scrubbed.kubectl_command, scrubbed.upgrade))
-
-        user = await self._authenticate(scrubbed)
-        record.add(describe_user(user.name, user.groups, user.authenticator))
-        session = kubectl_session(scrubbed.kubectl_session)
-        if session:
-            record.add(b'"command_id":"%b"' % self._command_id(user.name, session).encode())
-
+        scrubbed, user = await self._caller(call)
         refused = _shape_refused(request, scrubbed, asked.refused) or scrubbed.refused
         cluster = self._clusters.get(cluster_name)
         if refused is None and not cluster_name:
@@ -245,11 +245,31 @@ class Gateway:
             raise Refusal(status.forbidden(user.name, info, str(error))) from error
         return Admitted(cluster, info, target, scrubbed, identity_headers)
 
-    async def _authenticate(self, scrubbed: Scrubbed) -> User:
+    async def _caller(self, call: Call) -> tuple[Scrubbed, User]:
+        """Find out who calls, and what they say of themselves: most of it is as it was in the call before."""
+        request, client = call.request, call.client
+        before = client.caller
+        same = before is not None and before.headers == request.headers and not request.upgrading
+        scrubbed = before.scrubbed if before and same else scrub(request.headers, upgrading=request.upgrading)
         try:
-            return await self._identity.authenticate(Credentials(scrubbed.token))
+            user = await self._identity.authenticate(Credentials(scrubbed.token))
         except UnauthenticatedError as error:
+            call.record.add(describe_client(scrubbed.user_agent, scrubbed.kubectl_command, scrubbed.upgrade))
             raise Refusal(status.unauthorized(str(error))) from error
+        if before is None or not same or before.user is not user:
+            before = client.caller = Caller(request.headers, scrubbed, user, self._describe_caller(scrubbed, user))
+        call.record.add(before.members)
+        return scrubbed, user
+
+    def _describe_caller(self, scrubbed: Scrubbed, user: User) -> bytes:
+        parts = [
+            describe_client(scrubbed.user_agent, scrubbed.kubectl_command, scrubbed.upgrade),
+            describe_user(user.name, user.groups, user.authenticator),
+        ]
+        session = kubectl_session(scrubbed.kubectl_session)
+        if session:
+            parts.append(b'"command_id":"%b"' % command_id(user.name, session).encode())
+        return b",".join(parts)
 
     # record
 
@@ -309,8 +329,7 @@ class Gateway:
         if client.lost:
             raise ClientGoneError
         long_running = is_long_running(admitted.info)
-        timeout = None if long_running else self._answer_timeout
-        response = await self._ask(call, admitted, timeout)
+        response = await self._ask(call, admitted, patient=long_running)
         connection = call.connection
         assert connection is not None  # noqa: S101 - `_ask` has set it
         foreign = _is_foreign(call)
@@ -338,7 +357,7 @@ class Gateway:
         )
         await connection.relay(head, chunked=chunked)
 
-    async def _ask(self, call: Call, admitted: Admitted, timeout: float | None) -> Response:  # noqa: ASYNC109 - see `response`
+    async def _ask(self, call: Call, admitted: Admitted, *, patient: bool) -> Response:
         """Send the call and give the head of its answer, over a kept connection if there is one."""
         client, request, cluster, scrubbed = call.client, call.request, admitted.cluster, admitted.scrubbed
         try:
@@ -371,7 +390,7 @@ class Gateway:
             if scrubbed.expect_continue and not request.body_done:
                 client.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             try:
-                return await connection.response(timeout)
+                return await cluster.pool.response(connection, patient=patient)
             except UpstreamIdleClosedError:
                 # It was closed as we took it. Only what changes nothing may be sent twice.
                 if request.method not in _REPEATABLE or not request.body_done:

@@ -313,21 +313,12 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         request.body = []
         request.body_held = 0
 
-    async def response(self, timeout: float | None) -> Response:  # noqa: ASYNC109 - a deadline that costs no task
-        """Give the head of the answer.
+    async def response(self) -> Response:
+        """Give the head of the answer. Raises UpstreamError or ClientGoneError."""
+        return await cast("asyncio.Future[Response]", self._head)
 
-        Raises UpstreamError (UpstreamTimeoutError after `timeout` seconds) or ClientGoneError.
-        """
-        head = cast("asyncio.Future[Response]", self._head)
-        if timeout is None:
-            return await head
-        timer = self._loop.call_later(timeout, self._too_late)
-        try:
-            return await head
-        finally:
-            timer.cancel()
-
-    def _too_late(self) -> None:
+    def give_up(self) -> None:
+        """End the call: the answer has not begun in time."""
         self._finish(UpstreamTimeoutError("the API server did not begin to answer in time"))
         self.transport.abort()
 
@@ -418,6 +409,7 @@ class Pool:
         self._address = address
         self._clock = clock
         self._idle: deque[UpstreamConnection] = deque()
+        self._asked: set[UpstreamConnection] = set()
 
     def take_kept(self) -> UpstreamConnection | None:
         """A kept connection that is still open, if there is one."""
@@ -451,16 +443,31 @@ class Pool:
             raise UpstreamConnectError(f"no connection to {where}: {error.strerror or error}") from error
         return connection
 
+    async def response(self, connection: UpstreamConnection, *, patient: bool) -> Response:
+        """Give the head of an answer; unless `patient`, `sweep` sees to it that it begins in time.
+
+        Raises UpstreamError (UpstreamTimeoutError if it does not) or ClientGoneError.
+        """
+        if patient:
+            return await connection.response()
+        self._asked.add(connection)
+        try:
+            return await connection.response()
+        finally:
+            self._asked.discard(connection)
+
     def keep(self, connection: UpstreamConnection) -> None:
         """Keep a connection for the next call."""
         connection.idle_since = self._clock()
         self._idle.append(connection)
 
-    def sweep(self) -> None:
-        """Close what has been unused for too long."""
+    def sweep(self, answer_timeout: float) -> None:
+        """Close what has been unused for too long, and give up answers that have not begun within `answer_timeout`."""
         now = self._clock()
         while self._idle and now - self._idle[0].idle_since >= IDLE_TIMEOUT:
             self._idle.popleft().transport.close()
+        for connection in [each for each in self._asked if now - each.sent_at > answer_timeout]:
+            connection.give_up()
 
     def close(self) -> None:
         """Close every kept connection."""

@@ -51,7 +51,7 @@ async def run(name: str, sockets: list[socket.socket], config: Config) -> None:
         )
         for each in sockets
     ]
-    sweeper = loop.create_task(_sweep(gateway))
+    sweeper = loop.create_task(_sweep(gateway, min(_SWEEP_EVERY, config.answer_timeout / 4)))
     # What is there by now stays: the collector need not look at it again with every few calls.
     gc.freeze()
     gc.set_threshold(20_000, 50, 50)
@@ -64,9 +64,9 @@ async def run(name: str, sockets: list[socket.socket], config: Config) -> None:
     await journal.close()
 
 
-async def _sweep(gateway: Gateway) -> None:
+async def _sweep(gateway: Gateway, every: float) -> None:
     while True:
-        await asyncio.sleep(_SWEEP_EVERY)
+        await asyncio.sleep(every)
         gateway.sweep()
 
 
