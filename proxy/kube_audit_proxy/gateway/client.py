@@ -57,6 +57,8 @@ class Request:
     """Monotonic seconds at which the head was whole; 0 before."""
     body_held = 0
     body_done = False
+    awaits_continue = False
+    """Whether the client holds its body back until it is told to go on."""
     broken: Refusal | None = None
 
     def __init__(self) -> None:

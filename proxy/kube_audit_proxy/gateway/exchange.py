@@ -153,6 +153,9 @@ class Gateway:
             while not self.draining:
                 request = await client.next_request()
                 await self.exchange(client, request)
+                if not (request.body_done or request.awaits_continue or request.broken):
+                    await client.discard_body()
+                    break
                 if not request.keep_alive or not request.body_done or client.lost:
                     break
         except ClientGoneError:
@@ -251,6 +254,7 @@ class Gateway:
         before = client.caller
         same = before is not None and before.headers == request.headers and not request.upgrading
         scrubbed = before.scrubbed if before and same else scrub(request.headers, upgrading=request.upgrading)
+        request.awaits_continue = scrubbed.expect_continue and not request.body_done
         try:
             user = await self._identity.authenticate(Credentials(scrubbed.token))
         except UnauthenticatedError as error:
@@ -387,7 +391,8 @@ class Gateway:
                 raise ClientGoneError
             call.connection, call.cluster = connection, cluster
             connection.send(client, request, head)
-            if scrubbed.expect_continue and not request.body_done:
+            if request.awaits_continue and not request.body_done:
+                request.awaits_continue = False
                 client.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             try:
                 return await cluster.pool.response(connection, patient=patient)
@@ -460,8 +465,6 @@ class Gateway:
         if client.lost:
             return
         client.transport.write(head.encode() + b"\r\n" + (b"" if request.method == "HEAD" else body))
-        if not request.body_done and request.broken is None:
-            await client.discard_body()
 
 
 def _is_foreign(call: Call) -> bool:
