@@ -15,6 +15,7 @@ import httptools
 
 from kube_audit_proxy.gateway.errors import ClientGoneError, Refusal
 from kube_audit_proxy.gateway.headers import RawHeaders
+from kube_audit_proxy.gateway.repeat import LONGEST, header_block, repeated
 from kube_audit_proxy.kube import status
 
 if TYPE_CHECKING:
@@ -131,6 +132,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._since = clock()
         self._raw = False
         self._deaf = False
+        self._repeatable: tuple[bytes, RawHeaders] | None = None
+        """The header fields of the last request, as bytes and parsed, if it was a plain one."""
         self._holding = False
         self.task: asyncio.Task[None] | None = None
         self.transport = cast("asyncio.Transport", None)
@@ -166,7 +169,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         """Parse, or pass on where the connection has become a stream."""
         if self._raw:
             self._raw_received(bytes(RECEIVED[:nbytes]))
-        elif not self._deaf:
+        elif not self._deaf and not self._is_repeated(nbytes):
             self._parse(RECEIVED[:nbytes])
 
     def pause_writing(self) -> None:
@@ -244,7 +247,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._parsing = None
 
     def _parse(self, data: bytes | memoryview) -> None:
-        if self._parsing is None:
+        between, waiting = self._parsing is None, len(self._queue)
+        if between:
             self._since = self._clock()
         try:
             self._parser.feed_data(data)
@@ -260,7 +264,32 @@ class ClientConnection(asyncio.BufferedProtocol):
                 self._break(status.bad_request(f"this is not valid HTTP/1.1: {error}"))
         else:
             self._limit_head(len(data))
+            if between and self._parsing is None and len(self._queue) == waiting + 1:
+                self._remember(data, self._queue[-1])
         self._hold_back()
+
+    def _is_repeated(self, nbytes: int) -> bool:
+        """Take a request that repeats the head before, if that is what has arrived."""
+        if self._repeatable is None or self._parsing is not None or nbytes > LONGEST:
+            return False
+        block, headers = self._repeatable
+        line = repeated(bytes(RECEIVED[:nbytes]), block)
+        if line is None:
+            return False
+        request = Request()
+        request.method, request.target = line
+        request.headers = headers
+        request.body_done = True
+        request.received = self._since = self._clock()
+        self._hand_out(request)
+        self._hold_back()
+        return True
+
+    def _remember(self, data: bytes | memoryview, request: Request) -> None:
+        """Remember the head of a request that was all of `data`."""
+        plain = request.keep_alive and not request.upgrading and not request.chunked and request.content_length < 0
+        block = header_block(bytes(data)) if plain and len(data) <= LONGEST else b""
+        self._repeatable = (block, request.headers) if block else None
 
     def _limit_head(self, arrived: int) -> None:
         """Limit a head, and what comes of trailers and chunk extensions between two pieces of a body."""
