@@ -32,7 +32,14 @@ from kube_audit_proxy.gateway.errors import (
     UpstreamIdleClosedError,
     UpstreamTimeoutError,
 )
-from kube_audit_proxy.gateway.headers import RawHeaders, Scrubbed, client_head, scrub, upstream_head
+from kube_audit_proxy.gateway.headers import (
+    RawHeaders,
+    Scrubbed,
+    client_head,
+    passes_whole,
+    scrub,
+    upstream_head,
+)
 from kube_audit_proxy.gateway.route import PREFIX, split_target
 from kube_audit_proxy.gateway.upstream import Response, UpstreamConnection
 from kube_audit_proxy.identity.impersonation import ImpersonationError
@@ -354,11 +361,14 @@ class Gateway:
             client.as_http_again()
         if self.draining or not request.body_done:
             request.keep_alive = False
-        if not request.keep_alive:
-            framing += b"Connection: close\r\n"
-        head = client_head(
-            response.code, response.phrase, response.headers, framing, prefix=PREFIX + cluster.name, foreign=foreign
-        )
+        close = b"" if request.keep_alive else b"Connection: close\r\n"
+        if passes_whole(response.lower) and (response.content_length >= 0 or chunked == response.chunked):
+            head = b"HTTP/1.1 %d %b\r\n%b%b\r\n" % (response.code, response.phrase, response.block, close)
+        else:
+            prefix = PREFIX + cluster.name
+            head = client_head(
+                response.code, response.phrase, response.headers, framing + close, prefix=prefix, foreign=foreign
+            )
         await connection.relay(head, chunked=chunked)
 
     async def _ask(self, call: Call, admitted: Admitted, *, patient: bool) -> Response:

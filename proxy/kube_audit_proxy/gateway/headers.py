@@ -7,6 +7,7 @@ else was filtered.
 
 import base64
 import binascii
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -175,3 +176,17 @@ def client_head(
     lines.append(framing)
     lines.append(b"\r\n")
     return b"".join(lines)
+
+
+_SORTED_OUT = re.compile(
+    rb"\r\n(?:%b):"
+    % b"|".join(sorted(_RESPONSE_ENDS_HERE - {b"content-length", b"transfer-encoding"} | {b"location", b"set-cookie"}))
+)
+
+
+def passes_whole(lower: bytes) -> bool:
+    """Whether an answer's header lines have nothing to sort out, save how long its body is.
+
+    `lower`: the lines in lower case, with a CRLF before the first.
+    """
+    return _SORTED_OUT.search(lower) is None

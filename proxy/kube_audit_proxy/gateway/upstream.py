@@ -6,6 +6,7 @@ of that call ended as they should.
 """
 
 import asyncio
+import re
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -31,26 +32,51 @@ CONNECT_TIMEOUT = 10.0
 IDLE_TIMEOUT = 45.0
 """Seconds a connection is kept unused: well below the API server's 90, so that it is us who close it."""
 
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)")
 _CAPTURE = 16 << 10
 """Bytes of a failure's body that are kept to read its Status from."""
 
 
 class Response:
-    """The head of an answer."""
+    """The head of an answer, as bytes that llhttp has judged; its header fields are sorted only where that matters."""
 
     code = 0
-    phrase = b""
     content_length = -1
     chunked = False
     keep_alive = False
     upgraded = False
+    phrase = b""
+    block = b""
+    """The header lines, each with its CRLF."""
+    lower = b""
+    """The same in lower case, after one CRLF, so that every name stands between a CRLF and a colon."""
 
-    def __init__(self) -> None:
-        self.headers: RawHeaders = []
+    @property
+    def headers(self) -> RawHeaders:
+        """Names and values."""
+        pairs = (line.partition(b":") for line in self.block.split(b"\r\n")[:-1])
+        return [(name, value.strip(b" \t")) for name, _, value in pairs]
 
     def header(self, lower: bytes) -> str:
         """First value of a header, by its lower-case name; empty if it is not there."""
-        return next((value.decode("latin-1") for name, value in self.headers if name.lower() == lower), "")
+        at = self.lower.find(b"\r\n%b:" % lower)
+        if at < 0:
+            return ""
+        # One CRLF less in front of the block than of its lower-case twin.
+        end = self.block.find(b"\r\n", at)
+        return self.block[at + len(lower) + 1 : end].strip(b" \t").decode("latin-1")
+
+    def take(self, raw: bytes) -> int:
+        """Take a head from the start of `raw`; give where it ends. Raises UpstreamError if there is none."""
+        line, end = raw.find(b"\r\n"), raw.find(b"\r\n\r\n")
+        if line <= 0 or end < 0:
+            raise UpstreamError("a head without a status line or an end")
+        self.phrase, self.block = raw[13:line], raw[line + 2 : end + 2]
+        self.lower = b"\r\n" + self.block.lower()
+        length = _CONTENT_LENGTH.search(self.lower)
+        self.content_length = int(length[1]) if length else -1
+        self.chunked = b"\r\ntransfer-encoding:" in self.lower
+        return end + 4
 
 
 class UpstreamConnection(asyncio.BufferedProtocol):
@@ -63,6 +89,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._client: ClientConnection | None = None
         self._request: Request | None = None
         self._response = Response()
+        self._head_raw = b""
+        self._head_whole = False
         self._head: asyncio.Future[Response] | None = None
         self._end: asyncio.Future[None] | None = None
         self._held: list[bytes] = []
@@ -117,21 +145,26 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         if self._response.upgraded:
             self._stream_received(bytes(RECEIVED[:nbytes]))
             return
+        data = RECEIVED[:nbytes]
+        if not self._head_whole:
+            self._head_raw += data
         try:
-            self._parser.feed_data(RECEIVED[:nbytes])
+            self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            rest = bytes(RECEIVED[upgrade.args[0] : nbytes])
-            if rest:
-                self._stream_received(rest)
+            self._stream_received(bytes(data[upgrade.args[0] :]))
         except httptools.HttpParserError as error:
             self._not_http(error)
         else:
-            if self._forwarding and self._held:
-                self._flush()
-            elif self._held_bytes > READ_AHEAD:
-                self.transport.pause_reading()
-            if self._done and self._end is not None and not self._end.done():
-                self._end.set_result(None)
+            self._parsed()
+
+    def _parsed(self) -> None:
+        """Send on what has been parsed, and see whether that was all."""
+        if self._forwarding and self._held:
+            self._flush()
+        elif self._held_bytes > READ_AHEAD:
+            self.transport.pause_reading()
+        if self._done and self._end is not None and not self._end.done():
+            self._end.set_result(None)
 
     def _not_http(self, error: httptools.HttpParserError) -> None:
         """End the call; where its answer is whole, what came after it costs only the connection."""
@@ -160,29 +193,17 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             raise UpstreamError("more than one answer to a request")
         self._response = Response()
 
-    def on_status(self, phrase: bytes) -> None:
-        """Keep the reason phrase."""
-        self._response.phrase += phrase
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; trailers end here."""
-        if not self._response.code:
-            self._response.headers.append((name, value.rstrip(b" \t")))
-
     def on_headers_complete(self) -> None:
         """Hand the head out, unless it is an interim one."""
         response = self._response
         response.code = self._parser.get_status_code()
+        end = response.take(self._head_raw)
         if response.code < 200 and response.code != 101:
+            self._head_raw = self._head_raw[end:]
             return
+        self._head_whole = True
         response.keep_alive = self._parser.should_keep_alive()
         response.upgraded = response.code == 101
-        for name, value in response.headers:
-            length = len(name)
-            if length == 14 and name.lower() == b"content-length":
-                response.content_length = int(value)
-            elif length == 17 and name.lower() == b"transfer-encoding":
-                response.chunked = True
         if self._request is not None and self._request.method == "HEAD":
             # llhttp does not know the question and would wait for a body that HEAD never has.
             self._done = True
@@ -216,6 +237,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             client.transport.write(b"%x\r\n%b\r\n" % (len(body), body) if self._chunk_out else body)
 
     def _stream_received(self, data: bytes) -> None:
+        if not data:
+            return
         self.response_bytes += len(data)
         if not self._forwarding:
             self._held.append(data)
@@ -286,7 +309,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._client, self._request, self._response = client, request, Response()
         self._head = self._end = self._error = self.observer = None
         self._held, self._held_bytes = [], 0
-        self._done = self._forwarding = self._chunk_out = False
+        self._done = self._forwarding = self._chunk_out = self._head_whole = False
+        self._head_raw = b""
         self.first_byte_at = self.last_byte_at = 0.0
         self.request_bytes = self.response_bytes = 0
         if self.failure_body:
