@@ -152,11 +152,16 @@ def test_duration(milliseconds: float, text: str) -> None:
         ({}, "pods"),
         ({"name": "web-1"}, "pods web-1"),
         ({"name": "web-1", "subresource": "exec"}, "pods/exec web-1"),
+        (
+            {"name": "web-1", "subresource": "exec", "exec_argv": ["sh", "-c", "exit 3"]},
+            "pods/exec web-1 -- sh -c 'exit 3'",
+        ),
+        ({"name": "web-1", "subresource": "portforward", "ports": [80, 81]}, "pods/portforward web-1 :80 :81"),
         ({"resource": None, "requestURI": "/healthz?verbose"}, "/healthz?verbose"),
     ],
 )
 def test_resource(fields: Record, text: str) -> None:
-    """A resource is shown with its subresource and name, a path where there is none."""
+    """A resource is shown with its subresource, name and what was run or reached, a path where there is none."""
     assert resource(start(**fields)) == text
 
 

@@ -1,5 +1,6 @@
 """Tables of calls and commands that fit the terminal, row by row: nothing has to be in memory at once. Pure."""
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -177,12 +178,17 @@ def indented(layout: Layout[Record], record: Record, branch: str) -> Text:
 
 
 def resource(call: Record) -> str:
-    """Return what a call was about: `pods/exec web-1`, or the path where it was no resource."""
+    """Return what a call was about: `pods/exec web-1 -- sh -c 'exit 3'`, or the path where it was no resource."""
     name = call.get("resource")
     if not name:
         return str(call.get("requestURI", ""))
-    path = f"{name}/{call['subresource']}" if "subresource" in call else str(name)
-    return f"{path} {call['name']}" if "name" in call else path
+    parts = [f"{name}/{call['subresource']}" if "subresource" in call else str(name)]
+    if "name" in call:
+        parts.append(str(call["name"]))
+    parts += [f":{port}" for port in call.get("ports", ())]
+    if "exec_argv" in call:
+        parts += ["--", shlex.join(map(str, call["exec_argv"]))]
+    return " ".join(parts)
 
 
 def call_duration(call: Record) -> str:
