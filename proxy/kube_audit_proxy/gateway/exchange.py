@@ -6,13 +6,13 @@ way out of it leaves the call's end in the journal.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from kube_audit_proxy.audit.call import CallEnd, CallRecord
 from kube_audit_proxy.audit.command import command_id
-from kube_audit_proxy.audit.fields import Decision, Outcome
+from kube_audit_proxy.audit.fields import Outcome
 from kube_audit_proxy.audit.redaction import Redaction
 from kube_audit_proxy.cluster.cluster import Cluster
 from kube_audit_proxy.cluster.credential import CredentialError
@@ -30,8 +30,8 @@ from kube_audit_proxy.gateway.errors import (
     UpstreamConnectError,
     UpstreamError,
     UpstreamIdleClosedError,
-    UpstreamTimeoutError,
 )
+from kube_audit_proxy.gateway.framing import answer_framing, request_framing
 from kube_audit_proxy.gateway.headers import (
     RawHeaders,
     Scrubbed,
@@ -40,6 +40,7 @@ from kube_audit_proxy.gateway.headers import (
     scrub,
     upstream_head,
 )
+from kube_audit_proxy.gateway.refusals import NO_PREFIX, answer, blame, decision, no_such_cluster, shape_refused
 from kube_audit_proxy.gateway.route import PREFIX, split_target
 from kube_audit_proxy.gateway.upstream import Response, UpstreamConnection
 from kube_audit_proxy.identity.impersonation import ImpersonationError
@@ -55,14 +56,7 @@ from kube_audit_proxy.kube.verbs import VerbClass, is_long_running, verb_class
 
 log = logging.getLogger(__name__)
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REPEATABLE = frozenset({"GET", "HEAD"})
-_NO_BODY = frozenset({204, 304})
-_NO_PREFIX = (
-    "this proxy serves clusters under /clusters/<name>, and the request's path does not begin with one. "
-    "kubectl up to 1.33 leaves the prefix out with --raw (use 1.34 or newer), and `kubectl proxy` without "
-    "--append-server-path"
-)
 
 
 class Journal(Protocol):
@@ -214,7 +208,7 @@ class Gateway:
                 await self._forward(call, admitted)
                 outcome = Outcome.COMPLETE
         except (ClientGoneError, UpstreamError) as error:
-            failure, outcome = _blame(error, request)
+            failure, outcome = blame(error, request)
             if failure is not None:
                 await self._answer_or_abort(call, failure)
         except Exception:
@@ -240,14 +234,14 @@ class Gateway:
         if request.broken is not None:
             raise request.broken
         scrubbed, user = await self._caller(call)
-        refused = _shape_refused(request, scrubbed, asked.refused) or scrubbed.refused
+        refused = shape_refused(request, scrubbed, asked.refused) or scrubbed.refused
         cluster = self._clusters.get(cluster_name)
         if refused is None and not cluster_name:
-            refused = Status(403, "Forbidden", _NO_PREFIX)
+            refused = NO_PREFIX
         if refused is not None or info is None:
             raise Refusal(refused or status.bad_request("the request names nothing the API server serves"))
         if cluster is None or not user.may_call(cluster_name):
-            raise Refusal(_no_such_cluster(cluster_name, user, self._clusters))
+            raise Refusal(no_such_cluster(cluster_name, user, self._clusters))
         record.add(describe_identity(user, cluster.own_user))
         try:
             identity_headers = self._impersonation(user)
@@ -318,7 +312,7 @@ class Gateway:
                 reason, message = parse_status(bytes(connection.failure_body), *types) or (reason, message)
         return CallEnd(
             status=call.status,
-            decision=_decision(call.status, decided_by),
+            decision=decision(call.status, decided_by),
             decided_by=decided_by,
             outcome=outcome,
             duration_ms=(now - received) * 1000,
@@ -356,7 +350,7 @@ class Gateway:
         if response.upgraded:
             await self._stream(call, admitted, response)
             return
-        framing, chunked = _framing(request, response)
+        framing, chunked = answer_framing(request, response)
         if request.upgrading:
             client.as_http_again()
         if self.draining or not request.body_done:
@@ -389,7 +383,7 @@ class Gateway:
             cluster.base_path + admitted.target,
             fixed,
             scrubbed.passed,
-            _request_framing(request, scrubbed),
+            request_framing(request, scrubbed),
         )
         # A stream gets a connection of its own, which is not kept.
         connection = cluster.pool.take_kept() if not scrubbed.upgrade else None
@@ -453,92 +447,12 @@ class Gateway:
         call.status = failure.code
         call.answered = True
         client.detach()
-        # Of a failed discovery client-go tells people the server's words only if it is a 403 in plain text
-        # (rest/request.go, newUnstructuredResponseError); elsewhere it reads the Status.
-        plain = failure.code == 403 and (call.info is None or not call.info.is_resource)
-        body, content_type = (
-            (f"{failure.message}\n".encode(), "text/plain") if plain else (failure.body(), "application/json")
-        )
-        if not request.body_done or request.upgrading:
+        if not request.body_done or request.upgrading or self.draining:
             request.keep_alive = False
-        head = (
-            f"HTTP/1.1 {failure.code} {failure.reason or 'Error'}\r\nContent-Type: {content_type}\r\n"
-            f"Cache-Control: no-cache, private\r\nAudit-Id: {call.record.audit_id}\r\nContent-Length: {len(body)}\r\n"
-        )
-        if failure.code == 401:
-            head += 'WWW-Authenticate: Bearer realm="kube-audit-proxy"\r\n'
-        if failure.retry_after_seconds:
-            head += f"Retry-After: {failure.retry_after_seconds}\r\n"
-        if not request.keep_alive or self.draining:
-            request.keep_alive = False
-            head += "Connection: close\r\n"
-        if client.lost:
-            return
-        client.transport.write(head.encode() + b"\r\n" + (b"" if request.method == "HEAD" else body))
+        if not client.lost:
+            client.transport.write(answer(failure, call.record.audit_id, call.info, request))
 
 
 def _is_foreign(call: Call) -> bool:
     """Whether the answer is some pod's, service's or node's own, and may say anything of itself."""
     return call.info is not None and call.info.subresource == "proxy"
-
-
-def _shape_refused(request: Request, scrubbed: Scrubbed, bad_target: str) -> Status | None:
-    """What a careful server does not take, although each part of it is valid."""
-    if request.method not in _METHODS:
-        return Status(405, "MethodNotAllowed", f"the method {request.method} is not served here")
-    if bad_target:
-        return status.bad_request(bad_target)
-    if request.http_1_0:
-        return status.bad_request("HTTP/1.0 knows no Transfer-Encoding") if request.chunked else None
-    if not scrubbed.has_host:
-        return status.bad_request("the request has no Host header")
-    if scrubbed.upgrade and (request.chunked or request.content_length > 0):
-        return status.bad_request("a request that switches protocols may not have a body")
-    return None
-
-
-def _no_such_cluster(name: str, user: User, clusters: Iterable[str]) -> Status:
-    """The same words whether the cluster is unknown or not the user's: neither tells of the other."""
-    theirs = ", ".join(sorted(filter(user.may_call, clusters))) or "none"
-    return Status(
-        403, "Forbidden", f"cluster {name!r} is not one that user {user.name!r} may call (those are: {theirs})"
-    )
-
-
-def _blame(error: ClientGoneError | UpstreamError, request: Request) -> tuple[Status | None, Outcome]:
-    """What to answer, if anybody is left to hear it, and how the call ended."""
-    match error:
-        case ClientGoneError():
-            return (request.broken.status, Outcome.REFUSED) if request.broken else (None, Outcome.CLIENT_GONE)
-        case UpstreamConnectError():
-            return status.bad_gateway(str(error)), Outcome.UPSTREAM_UNREACHABLE
-        case UpstreamTimeoutError():
-            return status.gateway_timeout(str(error)), Outcome.UPSTREAM_GONE
-        case _:
-            return status.bad_gateway(str(error)), Outcome.UPSTREAM_GONE
-
-
-def _decision(code: int, decided_by: str) -> Decision:
-    if code in {401, 403}:
-        return Decision.DENY
-    return Decision.ALLOW if decided_by == "apiserver" else Decision.ERROR
-
-
-def _request_framing(request: Request, scrubbed: Scrubbed) -> bytes:
-    if scrubbed.upgrade:
-        length = b"Content-Length: 0\r\n" if request.content_length == 0 else b""
-        return b"Connection: Upgrade\r\nUpgrade: %b\r\n%b" % (scrubbed.upgrade.encode(), length)
-    if request.chunked:
-        return b"Transfer-Encoding: chunked\r\n"
-    return b"Content-Length: %d\r\n" % request.content_length if request.content_length >= 0 else b""
-
-
-def _framing(request: Request, response: Response) -> tuple[bytes, bool]:
-    """How the client is told where the answer ends, and whether its body is sent in chunks."""
-    if response.content_length >= 0:
-        return b"Content-Length: %d\r\n" % response.content_length, False
-    if request.method == "HEAD" or response.code in _NO_BODY:
-        return b"", False
-    if request.http_1_0:
-        return b"", False
-    return b"Transfer-Encoding: chunked\r\n", True
