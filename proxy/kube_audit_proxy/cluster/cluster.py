@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from kube_audit_proxy.cluster.credential import Credential, CredentialSource, load_certificate
 from kube_audit_proxy.cluster.kubeconfig import Context
-from kube_audit_proxy.gateway.upstream import Address, Pool
+from kube_audit_proxy.gateway.pool import Address, Pool
 
 
 class Cluster:

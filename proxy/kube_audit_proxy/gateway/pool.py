@@ -1,0 +1,99 @@
+"""The connections to one API server, kept between calls."""
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kube_audit_proxy.gateway.errors import UpstreamConnectError
+from kube_audit_proxy.gateway.upstream import Response, UpstreamConnection
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds for TCP and TLS together."""
+
+IDLE_TIMEOUT = 45.0
+"""Seconds a connection is kept unused: well below the API server's 90, so that it is us who close it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an API server listens, and how to trust it."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None
+    server_hostname: str | None
+
+
+class Pool:
+    """The connections to one API server: the one used last is used first, so that the others can age and close."""
+
+    def __init__(self, address: Callable[[], Address], clock: Callable[[], float]) -> None:
+        self._address = address
+        self._clock = clock
+        self._idle: deque[UpstreamConnection] = deque()
+        self._asked: set[UpstreamConnection] = set()
+
+    def take_kept(self) -> UpstreamConnection | None:
+        """A kept connection that is still open, if there is one."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.transport.is_closing():
+                if self._clock() - connection.idle_since < IDLE_TIMEOUT:
+                    return connection
+                connection.transport.close()
+        return None
+
+    async def connect(self) -> UpstreamConnection:
+        """Open a connection. Raises UpstreamConnectError, whose text names the address and what went wrong."""
+        address = self._address()
+        where = f"{address.host}:{address.port}"
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                _, connection = await loop.create_connection(
+                    lambda: UpstreamConnection(self._clock),
+                    address.host,
+                    address.port,
+                    ssl=address.tls,
+                    server_hostname=address.server_hostname if address.tls else None,
+                )
+        except TimeoutError:
+            raise UpstreamConnectError(f"no connection to {where} within {CONNECT_TIMEOUT:.0f} s") from None
+        except ssl.SSLCertVerificationError as error:
+            raise UpstreamConnectError(f"the certificate of {where} is not trusted: {error.verify_message}") from error
+        except OSError as error:
+            raise UpstreamConnectError(f"no connection to {where}: {error.strerror or error}") from error
+        return connection
+
+    async def response(self, connection: UpstreamConnection, *, patient: bool) -> Response:
+        """Give the head of an answer; unless `patient`, `sweep` sees to it that it begins in time.
+
+        Raises UpstreamError (UpstreamTimeoutError if it does not) or ClientGoneError.
+        """
+        if patient:
+            return await connection.response()
+        self._asked.add(connection)
+        try:
+            return await connection.response()
+        finally:
+            self._asked.discard(connection)
+
+    def keep(self, connection: UpstreamConnection) -> None:
+        """Keep a connection for the next call."""
+        connection.idle_since = self._clock()
+        self._idle.append(connection)
+
+    def sweep(self, answer_timeout: float) -> None:
+        """Close what has been unused for too long, and give up answers that have not begun within `answer_timeout`."""
+        now = self._clock()
+        while self._idle and now - self._idle[0].idle_since >= IDLE_TIMEOUT:
+            self._idle.popleft().transport.close()
+        for connection in [each for each in self._asked if now - each.sent_at > answer_timeout]:
+            connection.give_up()
+
+    def close(self) -> None:
+        """Close every kept connection."""
+        while self._idle:
+            self._idle.pop().transport.close()
