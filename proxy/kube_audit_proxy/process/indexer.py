@@ -9,7 +9,6 @@ from kube_audit_proxy.config import parse
 from kube_audit_proxy.index.indexer import run
 from kube_audit_proxy.process.child import read_settings, say_ready, set_up_logging, until_told_to_stop
 
-
 _NICENESS = 5
 """It follows behind: where processors are short, they are the gateway's first."""
 
