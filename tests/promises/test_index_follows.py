@@ -15,6 +15,7 @@ from kube_audit_proxy.index.reader import Index
 from kube_audit_proxy.index.schema import NoIndex, open_for_reading, open_for_writing
 from kube_audit_proxy.journal.line import digest
 from support.journals import BEGINNING, JournalWriter, end, random_calls, stamp, start, started, whole
+from support.proxies import wait_until
 
 EVERYTHING = Filters()
 TABLES = ("calls", "records", "texts", "facets", "commands", "cursors", "problems")
@@ -294,6 +295,23 @@ def test_another_version_is_built_again(journal: Path, tmp_path: Path) -> None:
     with closing(open_for_writing(path)) as db:
         index_once(db, journal)
         assert stages(db) == ["ResponseComplete"]
+
+
+def test_a_damaged_index_is_built_again(journal: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A file that is no database any more is set aside and built again from the journal, without anybody's help."""
+    JournalWriter(journal).write(*whole(1))
+    path = tmp_path / "index.db"
+    path.write_bytes(b"this is no database" * 1000)
+    stop = Event()
+    following = Thread(target=run, args=(journal, path, stop))
+    following.start()
+    wait_until((tmp_path / "index.db.damaged").exists, "the damaged file to be set aside")
+    stop.set()
+    following.join()
+    with closing(open_for_writing(path)) as db:
+        index_once(db, journal)
+        assert stages(db) == ["ResponseComplete"]
+    assert "is built again" in caplog.text
 
 
 def test_no_file_is_no_index(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from kube_audit_proxy.cli.options import data_dir_option
 from kube_audit_proxy.cli.output import note
 from kube_audit_proxy.cli.text import visible
 from kube_audit_proxy.index.indexer import index_once, rebuild
-from kube_audit_proxy.index.schema import FILE_NAME, open_for_writing
+from kube_audit_proxy.index.schema import FILE_NAME, is_damaged, open_for_writing, set_aside
 
 PROBLEMS_SHOWN = 10
 
@@ -39,7 +39,18 @@ def index(*, anew: bool, data_dir: Path) -> None:
             f"there is no journal at {journal}",
             "start the proxy with `kube-audit-proxy up` first, or name its --data-dir.",
         )
-    with closing(open_for_writing(data_dir / FILE_NAME)) as db, _progress() as progress:
+    path = data_dir / FILE_NAME
+    try:
+        _bring_up(path, journal, anew=anew)
+    except sqlite3.DatabaseError as error:
+        if not (anew and is_damaged(error)):
+            raise
+        note(f"the index was damaged; {set_aside(path)} is what it was")
+        _bring_up(path, journal, anew=True)
+
+
+def _bring_up(path: Path, journal: Path, *, anew: bool) -> None:
+    with closing(open_for_writing(path)) as db, _progress() as progress:
         lines = rebuild(db, journal, progress) if anew else index_once(db, journal, progress)
         _report(db, lines)
 

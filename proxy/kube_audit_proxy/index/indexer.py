@@ -1,6 +1,7 @@
 """Follows the journal and writes what it finds into the index, in a process of its own."""
 # ruff: noqa: S608 - the names are those of the rows
 
+import logging
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -13,10 +14,12 @@ import orjson
 
 from kube_audit_proxy.index import commands
 from kube_audit_proxy.index.rows import CALLS_PER_MICROSECOND, CallLine, MalformedError, Row, first_id, newer, parse
-from kube_audit_proxy.index.schema import FACETED, clear, open_for_writing, transaction
+from kube_audit_proxy.index.schema import FACETED, clear, is_damaged, open_for_writing, set_aside, transaction
 from kube_audit_proxy.journal.line import LineError, digest
 from kube_audit_proxy.journal.line import parse as parse_line
 from kube_audit_proxy.journal.reader import Batch, Cursor, JournalGap, read_batches
+
+log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
 
@@ -40,15 +43,21 @@ class Head:
 def run(journal: Path, db_path: Path, stop: Event) -> None:
     """Keep the index at most about a second behind the journal until `stop` is set, and then bring it to the end.
 
-    Where someone deletes the file meanwhile, it is built again.
+    Where someone deletes the file meanwhile, it is built again; so is one that turns out to be damaged, which is kept
+    beside.
     """
     while not stop.is_set():
-        with closing(open_for_writing(db_path)) as db:
-            while db_path.exists() and not stop.is_set():
-                index_once(db, journal)
-                stop.wait(POLL_SECONDS)
-            if db_path.exists():
-                index_once(db, journal)
+        try:
+            with closing(open_for_writing(db_path)) as db:
+                while db_path.exists() and not stop.is_set():
+                    index_once(db, journal)
+                    stop.wait(POLL_SECONDS)
+                if db_path.exists():
+                    index_once(db, journal)
+        except sqlite3.DatabaseError as error:
+            if not is_damaged(error):
+                raise
+            log.warning("the index is damaged (%s) and is built again; %s is what it was", error, set_aside(db_path))
 
 
 def rebuild(db: sqlite3.Connection, journal: Path, progress: Progress = _no_progress) -> int:

@@ -121,6 +121,20 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     return db
 
 
+def is_damaged(error: sqlite3.DatabaseError) -> bool:
+    """Tell whether an error says that the file is no index any more, rather than that it is in use, say."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def set_aside(path: Path) -> Path:
+    """Move a damaged index out of the way of a new one, replacing the one before; return where it is now."""
+    aside = path.with_name(f"{path.name}.damaged")
+    path.replace(aside)
+    for ending in ("-wal", "-shm"):
+        path.with_name(f"{path.name}{ending}").unlink(missing_ok=True)
+    return aside
+
+
 def open_for_reading(path: Path) -> sqlite3.Connection:
     """Open the index so that nothing can be written to it. Raises NoIndex. The caller closes the connection."""
     if not path.is_file():
