@@ -1,8 +1,9 @@
 """kube-audit-proxy: an audited gateway to Kubernetes.
 
-The packages in the order a call meets them: `gateway` accepts it, `identity` says who it is, `kube` what it asks
-for, `access` whether it may, `audit` describes it, `journal` makes that durable, `gateway` passes it on and streams
-the answer back. `index` and `export` read the journal afterwards; `cli` is what people type.
+The packages in the order a call meets them: `gateway` accepts it, `kube` says what it asks for, `identity` who it is
+and which clusters they may call, `cluster` where those are, `audit` describes it, `journal` makes that durable,
+`gateway` passes it on and streams the answer back. `index` and `export` read the journal afterwards; `cli` is what
+people type.
 """
 
 __version__ = "0.1.0"

@@ -102,7 +102,7 @@ FIELDS: tuple[Field, ...] = (
         "string",
         START,
         "The cluster, as named in `/clusters/<name>`.",
-        "request path, checked against the configuration",
+        "request path; that of a refused call may name none that exists",
     ),
     Field("user", "string", START, "Who made the call. Absent where nobody could be authenticated.", "credential"),
     Field("groups", "array of strings", START, "The user's groups as the proxy knows them.", "credential"),

@@ -67,8 +67,8 @@ def kubeconfig(
         click.echo(f"{output} is good for {expires}: kubectl --kubeconfig {output} auth whoami", err=True)
     if user and not known["may_impersonate"]:
         click.echo(
-            f"warning: when the proxy was started, its credential for {cluster} might not impersonate users; "
-            "calls will be answered 403 until it may (docs: kube-audit-proxy up --help)",
+            f"warning: when the proxy was started, its credential for {cluster} might not impersonate; calls will be "
+            "answered 403 until it is granted the verb `impersonate` on users and groups",
             err=True,
         )
 

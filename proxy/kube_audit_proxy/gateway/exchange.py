@@ -1,4 +1,4 @@
-"""The way of a call: who, what, may, record, upstream, record.
+"""The way of a call: what, who, may, record, upstream, record.
 
 `Gateway.exchange` is the whole story of one call, read top-down. Nothing reaches a cluster but through it, and every
 way out of it leaves the call's end in the journal.
@@ -221,7 +221,7 @@ class Gateway:
             self._release(call)
             self._journal.append(call.record.end(self._wall(), end), ends=call.record.audit_id)
 
-    # who, what, may
+    # what, who, may
 
     async def _admit(self, call: Call) -> Admitted:
         """Find out all that can be known of a call before anything is done; raise Refusal for what will not pass."""

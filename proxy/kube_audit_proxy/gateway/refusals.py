@@ -32,8 +32,6 @@ def shape_refused(request: Request, scrubbed: Scrubbed, bad_target: str) -> Stat
         return status.bad_request("HTTP/1.0 knows no Transfer-Encoding") if request.chunked else None
     if not scrubbed.has_host:
         return status.bad_request("the request has no Host header")
-    if scrubbed.upgrade and (request.chunked or request.content_length > 0):
-        return status.bad_request("a request that switches protocols may not have a body")
     return None
 
 

@@ -78,16 +78,6 @@ def forbidden(user: str, info: RequestInfo, why: str = "") -> Status:
     return Status(403, "Forbidden", message, group=info.group, kind=info.resource, name=info.name)
 
 
-def not_found(message: str) -> Status:
-    """404: the proxy knows no such cluster or path."""
-    return Status(404, "NotFound", message)
-
-
-def request_too_large(limit: int) -> Status:
-    """413: the body has more than `limit` bytes (apimachinery, pkg/api/errors, in the API server's words)."""
-    return Status(413, "RequestEntityTooLarge", f"Request entity too large: limit is {limit}")
-
-
 def header_too_large(limit: int) -> Status:
     """431: request line and header fields together have more than `limit` bytes."""
     message = f"Request line and header fields too large: limit is {limit}"

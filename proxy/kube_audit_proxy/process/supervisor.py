@@ -130,11 +130,6 @@ class Supervisor:
                 except JournalError as error:
                     raise StartError(f"another proxy uses {self.config.data_dir}: {error}") from error
 
-    @property
-    def children(self) -> dict[str, int]:
-        """Process ids by name."""
-        return {name: child.pid for name, child in self._children.items()}
-
 
 async def _wait_for(events: Sequence[asyncio.Event]) -> None:
     for event in events:
