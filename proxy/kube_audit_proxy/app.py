@@ -10,9 +10,11 @@ from kube_audit_proxy.clock import UuidSource, WallClock
 from kube_audit_proxy.cluster.cluster import Cluster
 from kube_audit_proxy.cluster.kubeconfig import Context, KubeconfigError, default_paths, in_cluster, load
 from kube_audit_proxy.config import ClusterConfig, Config
+from kube_audit_proxy.export.names import Signal
 from kube_audit_proxy.gateway.exchange import Gateway, Journal
 from kube_audit_proxy.identity.tokens import TokenAuthenticator
 from kube_audit_proxy.identity.user import Union
+from kube_audit_proxy.process.status import Tally
 
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
@@ -41,13 +43,18 @@ def make_clusters(config: Config) -> dict[str, Cluster]:
     return clusters
 
 
-def make_gateway(config: Config, journal: Journal, clock: Callable[[], float] = time.perf_counter) -> Gateway:
-    """Make a gateway that records into `journal`. Raises KubeconfigError."""
+def make_gateway(
+    config: Config, journal: Journal, tally: Tally, clock: Callable[[], float] = time.perf_counter
+) -> Gateway:
+    """Make a gateway that records into `journal` and counts in `tally`. Raises KubeconfigError."""
+    telemetry = config.telemetry
     return Gateway(
         clusters=make_clusters(config),
         identity=Union(TokenAuthenticator(config.tokens, time.time, clock)),
         journal=journal,
         redaction=Redaction.compile(config.redact),
+        traced=telemetry.sample if telemetry and Signal.TRACES in telemetry.signals else None,
+        tally=tally,
         relaxed=config.relaxed,
         answer_timeout=config.answer_timeout,
         clock=clock,

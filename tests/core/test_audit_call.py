@@ -28,6 +28,7 @@ FULL = CallEnd(
     outcome=Outcome.COMPLETE,
     duration_ms=21.68449,
     upstream_ms=20.9,
+    upstream_start_ms=0.75,
     first_byte_ms=0.0004,
     request_bytes=7,
     response_bytes=48213,
@@ -68,6 +69,7 @@ def described(*, exec_call: bool) -> CallRecord:
     record.add(b'"command_id":"0b5c6f0e-6a53-5c1e-9f6a-2f0d9d6c7b8a"')
     record.add(describe_identity(User("alice", ("g",), "token", frozenset(), impersonated=True), "proxy"))
     record.add(b'"relaxed":true')
+    record.trace("0b5c6f0e6a535c1e9f6a2f0d9d6c7b8a")
     return record
 
 
@@ -112,6 +114,7 @@ def test_a_full_end() -> None:
         "response_bytes": 48213,
         "status": 101,
         "upstream_ms": 20.9,
+        "upstream_start_ms": 0.75,
         "first_byte_ms": 0.0,
         "reason": "NonZeroExitCode",
         "message": 'it "failed"\n',
@@ -137,6 +140,7 @@ def test_a_minimal_end() -> None:
         ({"exit_code": 0}, "exit_code", 0),
         ({"exit_code": -1}, "exit_code", -1),
         ({"upstream_ms": 0.0}, "upstream_ms", 0),
+        ({"upstream_start_ms": 0.0}, "upstream_start_ms", 0),
         ({"first_byte_ms": 0.0}, "first_byte_ms", 0),
         ({"ports": (80,)}, "ports", [80]),
         ({"status": 503}, "status", 503),

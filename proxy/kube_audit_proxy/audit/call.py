@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from kube_audit_proxy.audit.fields import Decision, Outcome, Stage
+from kube_audit_proxy.audit.trace import server_span_id
 
 _MESSAGE_LIMIT = 1024
 _STAGE = {stage: b'"kind":"call","stage":"%b","stageTimestamp":"%%b",%%b' % stage.encode() for stage in Stage}
@@ -35,6 +36,10 @@ class CallRecord:
         if known:
             self._known += b"," + known
 
+    def trace(self, trace: str) -> None:
+        """Add the ids under which the call is traced; `trace` is the trace's."""
+        self._known += f',"trace_id":"{trace}","span_id":"{server_span_id(self.audit_id)}"'.encode()
+
     def start(self) -> bytes:
         """The members of the line that has to be durable before the call goes on."""
         return _STAGE[Stage.REQUEST_RECEIVED] % (self.received.encode(), self._known)
@@ -58,6 +63,7 @@ class CallEnd(NamedTuple):
     outcome: Outcome
     duration_ms: float
     upstream_ms: float | None = None
+    upstream_start_ms: float | None = None
     first_byte_ms: float | None = None
     request_bytes: int = 0
     response_bytes: int = 0
@@ -76,6 +82,8 @@ class CallEnd(NamedTuple):
         )
         if self.status:
             text += f',"status":{self.status}'
+        if self.upstream_start_ms is not None:
+            text += f',"upstream_start_ms":{self.upstream_start_ms:.3f}'
         if self.upstream_ms is not None:
             text += f',"upstream_ms":{self.upstream_ms:.3f}'
         if self.first_byte_ms is not None:

@@ -59,8 +59,23 @@ cat "$DATA_DIR"/journal/"$WRITER"/*.jsonl | {
 AFTER_CHECK = """\
 ```
 
-Where retention has removed the oldest files, begin with the `seq` less one and the `prev` of the first line that is
-left.
+## Retention
+
+Everything is kept for ever, unless the settings say otherwise. With `retention.keep`, files whose newest line is older
+are deleted; where telemetry is configured, only those of which every line was shipped. With `retention.hard_limit`,
+files that are older than that are deleted even so; the proxy's log then warns of each. Whole files go, a writer's
+oldest first, and never its two newest, one that the index has not read, or one with the start of a call that has not
+ended. The index forgets what it had from them.
+
+Before a file is deleted, `retention.log` beside it gets a line of JSON: the file's `segment` (name), `first_seq`,
+`last_seq`, `prev` (of its first line), `last_hash`, `newest` (time of its last line), `bytes`; and `deleted` (when),
+`reason` (`age`, `size` or `hard_limit`) and `shipped` (null where nothing was to be shipped). `verify` checks that the
+notes have no gap and that the first line left follows the last one deleted. Where files were deleted, the check above
+begins with `seq` and `prev` from the note of the last of them:
+
+```sh
+tail -n 1 "$DATA_DIR"/journal/"$WRITER"/retention.log | jq -r '"seq=\\(.last_seq) prev=\\(.last_hash)"'
+```
 
 ## Fields
 

@@ -72,7 +72,7 @@ FIELDS: tuple[Field, ...] = (
         "kind",
         "string",
         EVERY,
-        "`call`; `segment` for the first line of each file; `lost` where ends of calls could not be kept.",
+        "`call`; `segment` for the first line of each file; `heartbeat`; `lost` where ends of calls could not be kept.",
         "proxy",
     ),
     Field(
@@ -82,7 +82,13 @@ FIELDS: tuple[Field, ...] = (
         "`RequestReceived`, `ResponseStarted` (long-running calls), `ResponseComplete` or `Panic`.",
         "proxy",
     ),
-    Field("stageTimestamp", "RFC 3339, microseconds, UTC", START, "When this stage was reached.", "proxy's clock"),
+    Field(
+        "stageTimestamp",
+        "RFC 3339, microseconds, UTC",
+        START,
+        "When this stage was reached; of a heartbeat, when it was written.",
+        "proxy's clock",
+    ),
     Field(
         "auditID",
         "UUID",
@@ -186,6 +192,15 @@ FIELDS: tuple[Field, ...] = (
         forgeable=True,
     ),
     Field(
+        "trace_id",
+        "32 hex digits",
+        START,
+        "The trace: `command_id`, or `auditID` where there is none, without its dashes.",
+        "derived",
+        forgeable=True,
+    ),
+    Field("span_id", "16 hex digits", START, "The call's span: the last half of `auditID`.", "derived"),
+    Field(
         "upgrade",
         "string",
         START,
@@ -238,6 +253,13 @@ FIELDS: tuple[Field, ...] = (
         "proxy's monotonic clock",
     ),
     Field(
+        "upstream_start_ms",
+        "number",
+        END,
+        "From the request's head to the first byte sent upstream: what the proxy itself takes before.",
+        "proxy's monotonic clock",
+    ),
+    Field(
         "upstream_ms",
         "number",
         END,
@@ -267,7 +289,7 @@ FIELDS: tuple[Field, ...] = (
     ),
     Field("ports", "array of integers", END, "port-forward: the ports of the pod that were connected to.", "stream"),
     Field("format", "integer", "segment", "Version of the record format: 1.", "proxy"),
-    Field("product", "string", "segment", "Name and version of the writing program.", "proxy"),
+    Field("product", "string", "segment, heartbeat", "Name and version of the writing program.", "proxy"),
     Field("opened", "RFC 3339, microseconds, UTC", "segment", "When the file was begun.", "proxy's clock"),
     Field(
         "oldest_open",
@@ -276,6 +298,12 @@ FIELDS: tuple[Field, ...] = (
         "Lowest `seq` whose call had not ended when the file was begun; absent if none.",
         "proxy",
     ),
+    Field("calls", "integer", "heartbeat", "Calls in flight.", "proxy"),
+    Field("refused", "integer", "heartbeat", "Calls that were not let through since the worker began.", "proxy"),
+    Field("journal_bytes", "integer", "heartbeat", "Size of all that the writer's journal holds.", "proxy"),
+    Field("shipped_seq", "integer", "heartbeat", "The last of the writer's lines that had been shipped.", "shipper"),
+    Field("lag_seconds", "number", "heartbeat", "How old the oldest line was that had not been shipped.", "shipper"),
+    Field("dead_letters", "integer", "heartbeat", "Records that the other side refuses for good, so far.", "shipper"),
     Field(
         "count", "integer", "lost", "How many lines could not be kept while the journal could not be written.", "proxy"
     ),

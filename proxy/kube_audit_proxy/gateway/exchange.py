@@ -14,6 +14,7 @@ from kube_audit_proxy.audit.call import CallEnd, CallRecord
 from kube_audit_proxy.audit.command import command_id
 from kube_audit_proxy.audit.fields import Outcome
 from kube_audit_proxy.audit.redaction import Redaction
+from kube_audit_proxy.audit.trace import client_span_id, is_sampled, trace_id, traceparent
 from kube_audit_proxy.cluster.cluster import Cluster
 from kube_audit_proxy.cluster.credential import CredentialError
 from kube_audit_proxy.gateway.client import ClientConnection, Request
@@ -53,6 +54,7 @@ from kube_audit_proxy.kube.headers import kubectl_session
 from kube_audit_proxy.kube.requestinfo import RequestInfo
 from kube_audit_proxy.kube.status import Status, parse_status
 from kube_audit_proxy.kube.verbs import VerbClass, is_long_running, verb_class
+from kube_audit_proxy.process.status import Tally
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +88,8 @@ class Caller(NamedTuple):
     scrubbed: Scrubbed
     user: User
     members: bytes
+    trace: str
+    """The trace of the command that the call is part of; empty if it is of none."""
 
 
 class Call:
@@ -102,6 +106,7 @@ class Call:
         "response",
         "status",
         "subprotocol",
+        "trace",
     )
 
     def __init__(self, client: ClientConnection, request: Request, record: CallRecord) -> None:
@@ -116,6 +121,7 @@ class Call:
         self.answered = False
         """Whether the head of an answer has been written to the client."""
         self.subprotocol = ""
+        self.trace = trace_id(record.audit_id)
 
 
 class Gateway:
@@ -128,6 +134,8 @@ class Gateway:
         identity: Union,
         journal: Journal,
         redaction: Redaction,
+        traced: float | None,
+        tally: Tally,
         relaxed: frozenset[VerbClass],
         answer_timeout: float,
         clock: Callable[[], float],
@@ -138,6 +146,8 @@ class Gateway:
         self._identity = identity
         self._journal = journal
         self._redaction = redaction
+        self._traced = traced
+        self.tally = tally
         self._relaxed = relaxed
         self._answer_timeout = answer_timeout
         self._clock = clock
@@ -145,11 +155,14 @@ class Gateway:
         self._new_id = new_id
         self._impersonation = lru_cache(maxsize=4096)(impersonation_headers)
         self.draining = False
+        self.in_flight = 0
+        """Calls that have begun and not ended."""
         self.clients: set[ClientConnection] = set()
 
     async def serve(self, client: ClientConnection) -> None:
         """Serve one connection until either side is done with it."""
         self.clients.add(client)
+        self.tally.connections += 1
         try:
             while not self.draining:
                 request = await client.next_request()
@@ -195,11 +208,13 @@ class Gateway:
         call = Call(client, request, CallRecord(self._new_id(), self._wall()))
         failure: Status | None = None
         outcome = Outcome.INTERRUPTED
+        self.in_flight += 1
         try:
             try:
                 admitted = await self._admit(call)
             except Refusal as refused:
                 failure = refused.status
+            call.record.trace(call.trace)
             failure = await self._record_start(call) or failure
             if failure is not None:
                 outcome = Outcome.REFUSED
@@ -217,8 +232,10 @@ class Gateway:
             failure = status.internal_error(f"see the proxy's log for Audit-ID {call.record.audit_id}")
             await self._answer_or_abort(call, failure)
         finally:
+            self.in_flight -= 1
             end = self._end(call, outcome, failure)
             self._release(call)
+            self._count(call.info, end)
             self._journal.append(call.record.end(self._wall(), end), ends=call.record.audit_id)
 
     # what, who, may
@@ -262,27 +279,33 @@ class Gateway:
             call.record.add(describe_client(scrubbed.user_agent, scrubbed.kubectl_command, scrubbed.upgrade))
             raise Refusal(status.unauthorized(str(error))) from error
         if before is None or not same or before.user is not user:
-            before = client.caller = Caller(request.headers, scrubbed, user, self._describe_caller(scrubbed, user))
+            before = client.caller = self._describe_caller(request.headers, scrubbed, user)
         call.record.add(before.members)
+        call.trace = before.trace or call.trace
         return scrubbed, user
 
-    def _describe_caller(self, scrubbed: Scrubbed, user: User) -> bytes:
+    def _describe_caller(self, headers: RawHeaders, scrubbed: Scrubbed, user: User) -> Caller:
+        trace = ""
         parts = [
             describe_client(scrubbed.user_agent, scrubbed.kubectl_command, scrubbed.upgrade),
             describe_user(user.name, user.groups, user.authenticator),
         ]
         session = kubectl_session(scrubbed.kubectl_session)
         if session:
-            parts.append(b'"command_id":"%b"' % command_id(user.name, session).encode())
-        return b",".join(parts)
+            command = command_id(user.name, session)
+            trace = trace_id(command)
+            parts.append(f'"command_id":"{command}"'.encode())
+        return Caller(headers, scrubbed, user, b",".join(parts), trace)
 
     # record
 
     async def _record_start(self, call: Call) -> Status | None:
         """Make the call's start durable. Gives the refusal if that cannot be done and must be."""
         start = call.record.start()
+        began = self._clock()
         try:
             await self._journal.commit(start, call=call.record.audit_id)
+            self.tally.committed((self._clock() - began) * 1000)
         except JournalError as error:
             if call.info is not None and verb_class(call.info) in self._relaxed:
                 call.record.add(b'"relaxed":true')
@@ -296,11 +319,12 @@ class Gateway:
         now = self._clock()
         decided_by = "proxy" if response is None else "apiserver"
         reason, message = (failure.reason, failure.message) if failure else ("", "")
-        upstream_ms = first_byte_ms = exit_code = None
+        upstream_ms = upstream_start_ms = first_byte_ms = exit_code = None
         request_bytes = response_bytes = 0
         ports: tuple[int, ...] = ()
         if connection is not None:
             upstream_ms = (max(connection.last_byte_at, connection.sent_at) - connection.sent_at) * 1000
+            upstream_start_ms = (connection.sent_at - received) * 1000
             first_byte_ms = (connection.first_byte_at - received) * 1000 if connection.first_byte_at else None
             request_bytes, response_bytes = connection.request_bytes, connection.response_bytes
             watching = connection.observer
@@ -317,6 +341,7 @@ class Gateway:
             outcome=outcome,
             duration_ms=(now - received) * 1000,
             upstream_ms=upstream_ms,
+            upstream_start_ms=upstream_start_ms,
             first_byte_ms=first_byte_ms,
             request_bytes=request_bytes,
             response_bytes=response_bytes,
@@ -325,6 +350,14 @@ class Gateway:
             subprotocol=call.subprotocol,
             exit_code=exit_code,
             ports=ports,
+        )
+
+    def _count(self, info: RequestInfo | None, end: CallEnd) -> None:
+        kind = verb_class(info) if info is not None else ""
+        speedy = info is not None and not is_long_running(info)
+        duration = end.duration_ms if speedy else None
+        self.tally.count(
+            end.status, end.decision, duration, end.upstream_ms, end.request_bytes, end.response_bytes, kind
         )
 
     # upstream
@@ -377,6 +410,7 @@ class Gateway:
             admitted.identity_headers,
             credential.authorization,
             f"Audit-ID: {call.record.audit_id}\r\nX-Forwarded-For: {client.address}\r\n".encode(),
+            self._trace_header(call),
         ))  # fmt: skip
         head = upstream_head(
             request.method,
@@ -406,6 +440,13 @@ class Gateway:
                     raise
                 connection.release()
                 connection = call.connection = None
+
+    def _trace_header(self, call: Call) -> bytes:
+        if self._traced is None:
+            return b""
+        span = client_span_id(call.record.audit_id)
+        sampled = is_sampled(call.trace, self._traced)
+        return f"traceparent: {traceparent(call.trace, span, sampled=sampled)}\r\n".encode()
 
     async def _stream(self, call: Call, admitted: Admitted, response: Response) -> None:
         connection, upgrade = call.connection, admitted.scrubbed.upgrade

@@ -62,7 +62,7 @@ def parse(line: bytes) -> CallLine | None:
     if not isinstance(record, dict):
         raise MalformedError("not a JSON object")
     kind = record.get("kind")
-    if kind == "segment":
+    if kind in _ABOUT_NO_CALL:
         return None
     if kind != "call":
         raise MalformedError(f"unknown kind {kind!r}")
@@ -121,6 +121,7 @@ RANKS: dict[str, int] = {
     Stage.RESPONSE_COMPLETE: 2,
     Stage.PANIC: 2,
 }
+_ABOUT_NO_CALL = frozenset(("segment", "heartbeat", "lost"))
 _END = 2
 _LAST_MOMENT = 2**53 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

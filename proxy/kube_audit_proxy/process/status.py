@@ -1,0 +1,245 @@
+"""What the processes of a proxy say of themselves: a small file each, written anew every few seconds.
+
+Whoever wants to know how they are, such as the admin listener, reads the files. A process whose file is older than
+`ALIVE_FOR` does not live, or does not get on; what it last said of itself counts no longer.
+"""
+
+import logging
+import os
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from kube_audit_proxy.audit.fields import Decision
+
+log = logging.getLogger(__name__)
+
+WRITE_EVERY = 5.0
+"""Seconds between two snapshots of a process."""
+
+ALIVE_FOR = 15.0
+"""Seconds after which a process that has written no further snapshot counts as dead."""
+
+
+class Kind(StrEnum):
+    """What a process does."""
+
+    WORKER = "worker"
+    SHIPPER = "shipper"
+    INDEXER = "indexer"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A number: of a counter since the process began, or of a gauge at present.
+
+    `name` is that of the metric (`admin/metrics.py` has the table), without the prefix that all of them have.
+    """
+
+    name: str
+    value: float
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How many values fell into which bucket: `counts[i]` those above `bounds[i - 1]`, up to `bounds[i]` and with it.
+
+    There is one count more than bounds: of the values above all of them.
+    """
+
+    name: str
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum: float
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a process says of itself. `at` is in Unix seconds; `problem` is a sentence, "" while all is well."""
+
+    process: str
+    kind: Kind
+    version: str
+    at: float
+    ready: bool
+    problem: str = ""
+    counters: tuple[Sample, ...] = ()
+    gauges: tuple[Sample, ...] = ()
+    histograms: tuple[Histogram, ...] = ()
+
+    def alive(self, now: float) -> bool:
+        """Tell whether the process that wrote this still does so."""
+        return now - self.at <= ALIVE_FOR
+
+
+def gauges(values: Mapping[str, float], **labels: str) -> tuple[Sample, ...]:
+    """Return samples with these names and values, all with the same labels."""
+    return tuple(Sample(name, value, tuple(labels.items())) for name, value in values.items())
+
+
+def directory(data_dir: Path) -> Path:
+    """Return where the processes of the proxy with this data directory write."""
+    return data_dir / "run"
+
+
+def write(directory: Path, snapshot: Snapshot) -> None:
+    """Replace what this process has said before, in one step.
+
+    Where that cannot be written, on a full disk for one, the process goes on with its work, and soon counts as dead.
+    """
+    beside = directory / f".{snapshot.process}.new"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(orjson.dumps(snapshot))
+        beside.replace(directory / f"{snapshot.process}.json")
+    except OSError as error:
+        log.warning("cannot say how this process is: %s", error)
+
+
+def remove(directory: Path, process: str) -> None:
+    """Take back what a process has said: it has ended in good order. Raises OSError."""
+    (directory / f"{process}.json").unlink(missing_ok=True)
+
+
+def read(directory: Path) -> dict[str, Snapshot]:
+    """Return what each process has said last, by its name; what cannot be read is left out."""
+    found = {}
+    for path in sorted(directory.glob("*.json")):
+        try:
+            snapshot = _snapshot(orjson.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError, KeyError):
+            continue  # removed meanwhile, or by another version of the program
+        found[snapshot.process] = snapshot
+    return found
+
+
+class Tally:
+    """What a worker counts of its calls, in well under a microsecond each. For one thread.
+
+    `connections` (accepted so far) is the caller's to increase.
+    """
+
+    __slots__ = (
+        "_calls",
+        "_commit",
+        "_commit_sum",
+        "_duration",
+        "_duration_sum",
+        "_request_bytes",
+        "_response_bytes",
+        "_upstream",
+        "_upstream_sum",
+        "connections",
+    )
+
+    def __init__(self) -> None:
+        self._calls: dict[tuple[str, int, str], int] = {}
+        self._duration = [0] * (len(_CALL_BOUNDS) + 1)
+        self._upstream = [0] * (len(_CALL_BOUNDS) + 1)
+        self._commit = [0] * (len(_COMMIT_BOUNDS) + 1)
+        self._duration_sum = self._upstream_sum = self._commit_sum = 0.0
+        self._request_bytes = self._response_bytes = 0
+        self.connections = 0
+
+    def count(  # noqa: PLR0917 - names would cost more than some of the work
+        self,
+        status: int,
+        decision: str,
+        duration_ms: float | None,
+        upstream_ms: float | None,
+        request_bytes: int = 0,
+        response_bytes: int = 0,
+        verb_class: str = "",
+    ) -> None:
+        """Count a call that has ended. A `duration_ms` of None is for those that last, which says nothing of speed."""
+        key = (decision, status, verb_class)
+        calls = self._calls
+        calls[key] = calls.get(key, 0) + 1
+        self._request_bytes += request_bytes
+        self._response_bytes += response_bytes
+        if duration_ms is None:
+            return
+        self._duration[bisect_left(_CALL_BOUNDS, duration_ms)] += 1
+        self._duration_sum += duration_ms
+        if upstream_ms is not None:
+            self._upstream[bisect_left(_CALL_BOUNDS, upstream_ms)] += 1
+            self._upstream_sum += upstream_ms
+
+    def refused(self) -> int:
+        """Return how many calls were not let through."""
+        return sum(calls for (decision, _, _), calls in self._calls.items() if decision != Decision.ALLOW)
+
+    def committed(self, ms: float) -> None:
+        """Count how long the start of a call took to become durable."""
+        self._commit[bisect_left(_COMMIT_BOUNDS, ms)] += 1
+        self._commit_sum += ms
+
+    def snapshot(
+        self, process: str, version: str, at: float, *, problem: str = "", gauges: tuple[Sample, ...] = ()
+    ) -> Snapshot:
+        """Return what has been counted; a worker with a problem is not ready."""
+        by_class: dict[tuple[str, str, str], int] = {}
+        for (decision, status, verb_class), calls in self._calls.items():
+            labels = (decision, f"{status // 100}xx" if status else "none", verb_class)
+            by_class[labels] = by_class.get(labels, 0) + calls
+        counters = [
+            Sample("calls", calls, tuple(zip(("decision", "code", "verb_class"), labels, strict=True)))
+            for labels, calls in by_class.items()
+        ]
+        counters += [
+            Sample("connections", self.connections),
+            Sample("request_bytes", self._request_bytes),
+            Sample("response_bytes", self._response_bytes),
+        ]
+        histograms = (
+            _in_seconds("call_duration_seconds", _CALL_BOUNDS, self._duration, self._duration_sum),
+            _in_seconds("upstream_duration_seconds", _CALL_BOUNDS, self._upstream, self._upstream_sum),
+            _in_seconds("journal_commit_seconds", _COMMIT_BOUNDS, self._commit, self._commit_sum),
+        )
+        return Snapshot(process, Kind.WORKER, version, at, not problem, problem, tuple(counters), gauges, histograms)
+
+
+# Milliseconds, as calls are measured.
+_CALL_BOUNDS = (1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0, 30_000.0)
+_COMMIT_BOUNDS = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 1000.0, 5000.0)
+
+
+def _in_seconds(name: str, bounds: tuple[float, ...], counts: list[int], total: float) -> Histogram:
+    return Histogram(name, tuple(bound / 1000 for bound in bounds), tuple(counts), total / 1000)
+
+
+def _snapshot(values: dict[str, Any]) -> Snapshot:
+    return Snapshot(
+        process=str(values["process"]),
+        kind=Kind(values["kind"]),
+        version=str(values["version"]),
+        at=float(values["at"]),
+        ready=bool(values["ready"]),
+        problem=str(values["problem"]),
+        counters=tuple(_sample(each) for each in values["counters"]),
+        gauges=tuple(_sample(each) for each in values["gauges"]),
+        histograms=tuple(_histogram(each) for each in values["histograms"]),
+    )
+
+
+def _sample(values: dict[str, Any]) -> Sample:
+    return Sample(values["name"], float(values["value"]), _labels(values))
+
+
+def _histogram(values: dict[str, Any]) -> Histogram:
+    bounds, counts = tuple(map(float, values["bounds"])), tuple(map(int, values["counts"]))
+    if len(counts) != len(bounds) + 1:
+        raise ValueError(values["name"])
+    return Histogram(values["name"], bounds, counts, float(values["sum"]), _labels(values))
+
+
+def _labels(values: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((str(name), str(value)) for name, value in values["labels"])
