@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: up demo test test-fast lint bench clean
+.PHONY: up demo stack test test-fast lint bench clean
 
 up: $(READY)
 	@$(BIN)/kube-audit-proxy up
 
 demo: $(READY)
 	@$(BIN)/kube-audit-proxy up --demo
+
+stack: $(READY)
+	@$(BIN)/python -m kube_audit_proxy.demo.stack --default-ports
 
 test: $(READY)-dev lint
 	$(BIN)/pytest

@@ -39,12 +39,18 @@ class Module:
     packages: Mapping[str, str]
     minutes: int
     stamps: Mapping[str, str] = field(default_factory=dict)
+    tags: Sequence[str] = ()
     use_assets: bool = True
 
     @property
     def ldflags(self) -> str:
         """The linker's flags: no symbols, and the version that the programs report."""
         return " ".join(["-s", "-w", *(f"-X {name}={value}" for name, value in self.stamps.items())])
+
+    @property
+    def flags(self) -> list[str]:
+        """The flags that decide which files of the packages are compiled."""
+        return [f"-tags={','.join(self.tags)}"] if self.tags else []
 
 
 def _kubernetes_stamps(minor: str, patch: str) -> dict[str, str]:
@@ -82,6 +88,20 @@ MODULES: Mapping[str, Module] = {
         stamps=_kubernetes_stamps("28", "15"),
         use_assets=False,
     ),
+    "loki": Module(
+        version="v3.7.6",
+        packages={"loki": "github.com/grafana/loki/v3/cmd/loki"},
+        minutes=6,
+        stamps={"github.com/grafana/loki/v3/pkg/util/build.Version": "v3.7.6"},
+        tags=("netgo",),
+    ),
+    "tempo": Module(
+        version="v2.8",
+        packages={"tempo": "github.com/grafana/tempo/cmd/tempo"},
+        minutes=3,
+        stamps={"main.Version": "v2.8"},
+    ),
+    "collector": Module(version="v0.155.0", packages={"otelcol": "."}, minutes=2),
 }
 
 
@@ -103,7 +123,8 @@ def cache_key(module: Module, folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
-    digest.update(f"{module.ldflags}\x00{platform.system()}\x00{platform.machine()}".encode())
+    digest.update(" ".join([module.ldflags, *module.flags]).encode())
+    digest.update(f"\x00{platform.system()}\x00{platform.machine()}".encode())
     return digest.hexdigest()[:16]
 
 
@@ -170,11 +191,11 @@ def _build(
             shutil.copyfile(file, source / file.name)
         go = _Go(source=source, log=folder / "build.log", environ=environ, progress=progress, title=title)
         packages = [module.packages[program] for program in programs]
-        total = len(go.run(["list", "-deps", *packages], expected=0).splitlines())
+        total = len(go.run(["list", *module.flags, "-deps", *packages], expected=0).splitlines())
         for program in programs:
             progress(f"  {program} ...")
             built = Path(scratch) / program
-            flags = ["-v", "-trimpath", "-buildvcs=false", "-ldflags", module.ldflags, "-o", str(built)]
+            flags = ["-v", "-trimpath", "-buildvcs=false", *module.flags, "-ldflags", module.ldflags, "-o", str(built)]
             go.run(["build", *flags, module.packages[program]], expected=total)
             built.replace(folder / program)
     progress(f"built {title} in {time.monotonic() - started:.0f} s")
