@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kube_audit_proxy.demo.cluster import DemoCluster
+from servers.stack import stack
 from support.proxies import Proxy, proxy
+
+__all__ = ["stack"]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,5 +1,6 @@
 """The configuration: one frozen value, checked once, with every problem reported at the same time."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kube_audit_proxy.audit.redaction import DEFAULT_PATTERNS
+from kube_audit_proxy.export.names import Signal
 from kube_audit_proxy.kube.verbs import VerbClass
 
 CLUSTER_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -35,6 +37,48 @@ class ClusterConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TelemetryConfig:
+    """Where records are shipped to. The OTEL_EXPORTER_OTLP_* variables win over the first two.
+
+    TLS, headers, compression and time-outs are told by those variables only: headers are secrets.
+    """
+
+    endpoint: str = ""
+    protocol: str = ""
+    signals: tuple[Signal, ...] = tuple(Signal)
+    sample: float = 1.0
+    """The share of traces whose spans are sent. Lines are sent of all calls, whatever this says."""
+    command_idle: float = 5.0
+    """After how long a command that is quiet is taken to be over."""
+    heartbeat: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class AdminConfig:
+    """The listener for operators: metrics, health, and exports, for which a token is asked."""
+
+    host: str = "127.0.0.1"
+    port: int = 9444
+    token_file: Path | None = None
+    """Holds the token; one is made in the data directory if there is none."""
+    tls: bool = False
+    """Use the proxy's certificate."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionConfig:
+    """How long the trail is kept; None: for ever.
+
+    What has not been shipped yet, where telemetry is configured, is kept beyond `keep`, but not beyond `hard_limit`.
+    """
+
+    keep: float | None = None
+    hard_limit: float | None = None
+    keep_bytes: int | None = None
+    """How large each writer's journal may become; what is older goes, as with `keep`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything a proxy needs to know. Times are in seconds."""
 
@@ -58,6 +102,11 @@ class Config:
     """Classes of calls that are made even if their start cannot be recorded durably."""
     redact: tuple[str, ...] = field(default=DEFAULT_PATTERNS)
     """Patterns of what is left out of recorded exec command lines."""
+    telemetry: TelemetryConfig | None = None
+    """Where records are shipped to; None: nowhere."""
+    admin: AdminConfig | None = None
+    """The listener for metrics, health and exports; None: none."""
+    retention: RetentionConfig = RetentionConfig()
 
     @property
     def journal(self) -> Path:
@@ -68,6 +117,11 @@ class Config:
     def index(self) -> Path:
         """The read model of the trail."""
         return self.data_dir / "index.db"
+
+    @property
+    def shipped(self) -> Path:
+        """How far shipping has come."""
+        return self.data_dir / "ship.db"
 
     @property
     def tokens(self) -> Path:
@@ -137,6 +191,9 @@ def parse(values: Mapping[str, Any], home: Path) -> Config:
         "grace": float(top.take("grace_period", (int, float), 30.0, _not_negative)),
         "answer_timeout": float(top.take("answer_timeout", (int, float), 75.0, _positive)),
         "redact": tuple(top.take("redact", list, list(DEFAULT_PATTERNS), _patterns_problem)),
+        "telemetry": _telemetry(top, problems),
+        "admin": _admin(top, home, problems),
+        "retention": _retention(top, problems),
     }
     top.finish()
     if problems:
@@ -157,16 +214,18 @@ def parse(values: Mapping[str, Any], home: Path) -> Config:
 
 def dump(config: Config) -> dict[str, Any]:
     """The mapping that `parse` makes the same configuration of."""
-    host = f"[{config.host}]" if ":" in config.host else config.host
     return {
         "data_dir": str(config.data_dir.absolute()),
-        "listen": f"{host}:{config.port}",
+        "listen": _address(config.host, config.port),
         "url": config.url,
         "tls": {"certificate": str(config.certificate), "key": str(config.key)} if config.certificate else {},
         "workers": config.workers,
         "grace_period": config.grace,
         "answer_timeout": config.answer_timeout,
         "redact": list(config.redact),
+        "telemetry": _dump_telemetry(config.telemetry),
+        "admin": _dump_admin(config.admin),
+        "retention": dataclasses.asdict(config.retention),
         "journal": {
             "relaxed": sorted(config.relaxed),
             "timeout": config.journal_timeout,
@@ -183,6 +242,107 @@ def dump(config: Config) -> dict[str, Any]:
             for cluster in config.clusters
         ],
     }
+
+
+def _telemetry(top: _Reader, problems: list[str]) -> TelemetryConfig | None:
+    section = top.take("telemetry", dict, None)
+    if section is None:
+        return None
+    default = TelemetryConfig()
+    reader = _Reader(section, "telemetry.", problems)
+    found = TelemetryConfig(
+        endpoint=reader.take("endpoint", str, "", _endpoint_problem),
+        protocol=reader.take("protocol", str, "", _one_of("grpc", "http/protobuf")),
+        signals=tuple(map(Signal, reader.take("signals", list, list(Signal), _signals_problem))),
+        sample=float(reader.take("sample", (int, float), default.sample, _share_problem)),
+        command_idle=float(reader.take("command_idle", (int, float), default.command_idle, _positive)),
+        heartbeat=float(reader.take("heartbeat", (int, float), default.heartbeat, _positive)),
+    )
+    reader.finish()
+    return found
+
+
+def _dump_telemetry(telemetry: TelemetryConfig | None) -> dict[str, Any] | None:
+    if telemetry is None:
+        return None
+    own = {"protocol": telemetry.protocol} if telemetry.protocol else {}
+    return own | {
+        "endpoint": telemetry.endpoint,
+        "signals": list(telemetry.signals),
+        "sample": telemetry.sample,
+        "command_idle": telemetry.command_idle,
+        "heartbeat": telemetry.heartbeat,
+    }
+
+
+def _admin(top: _Reader, home: Path, problems: list[str]) -> AdminConfig | None:
+    section = top.take("admin", dict, None)
+    if section is None:
+        return None
+    reader = _Reader(section, "admin.", problems)
+    host, _, port = reader.take("listen", str, "127.0.0.1:9444", _listen_problem).rpartition(":")
+    token_file = reader.take("token_file", str, None)
+    tls = reader.take("tls", bool, False)
+    reader.finish()
+    return AdminConfig(host.strip("[]"), int(port), home / token_file if token_file else None, tls)
+
+
+def _dump_admin(admin: AdminConfig | None) -> dict[str, Any] | None:
+    if admin is None:
+        return None
+    token = {"token_file": str(admin.token_file.absolute())} if admin.token_file else {}
+    return {"listen": _address(admin.host, admin.port), "tls": admin.tls} | token
+
+
+def _retention(top: _Reader, problems: list[str]) -> RetentionConfig:
+    reader = _Reader(top.take("retention", dict, {}), "retention.", problems)
+    keep = _seconds(reader.take("keep", (str, int, float), None, _span_problem))
+    hard_limit = _seconds(reader.take("hard_limit", (str, int, float), None, _span_problem))
+    keep_bytes = reader.take("keep_bytes", int, None, _positive)
+    if keep is not None and hard_limit is not None and hard_limit < keep:
+        reader.wrong("hard_limit", "is to be longer than retention.keep")
+    reader.finish()
+    return RetentionConfig(keep, hard_limit, keep_bytes)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+_SPAN = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhdw])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def _seconds(value: str | float | None) -> float | None:
+    if not isinstance(value, str):
+        return float(value) if value is not None else None
+    found = _SPAN.fullmatch(value)
+    return float(found[1]) * _SECONDS[found[2]] if found else None
+
+
+def _span_problem(value: str | float) -> str | None:
+    span = _seconds(value)
+    return None if span else f"is to be a time such as 30d or 12h, not {value!r}"
+
+
+def _share_problem(value: float) -> str | None:
+    return None if 0 <= value <= 1 else f"is to be from 0 to 1, not {value}"
+
+
+def _endpoint_problem(value: str) -> str | None:
+    if not value or re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", value):
+        return None
+    return f"is to be http://HOST:PORT or https://HOST:PORT, not {value!r}"
+
+
+def _one_of(*known: str) -> Callable[[str], str | None]:
+    return lambda value: None if value in known else f"knows {', '.join(known)}; not {value!r}"
+
+
+def _signals_problem(value: list[Any]) -> str | None:
+    known = [member.value for member in Signal]
+    wrong = [str(entry) for entry in value if entry not in known]
+    return f"knows {', '.join(known)}; not {', '.join(wrong)}" if wrong or not value else None
 
 
 def _clusters(entries: list[Any], home: Path, problems: list[str]) -> Iterable[ClusterConfig]:

@@ -8,7 +8,17 @@ import pytest
 import yaml
 
 from kube_audit_proxy.audit.redaction import DEFAULT_PATTERNS
-from kube_audit_proxy.config import ClusterConfig, Config, ConfigError, dump, parse
+from kube_audit_proxy.config import (
+    AdminConfig,
+    ClusterConfig,
+    Config,
+    ConfigError,
+    RetentionConfig,
+    TelemetryConfig,
+    dump,
+    parse,
+)
+from kube_audit_proxy.export.names import Signal
 from kube_audit_proxy.kube.verbs import VerbClass
 
 HOME = Path("/etc/proxy")
@@ -23,6 +33,10 @@ grace_period: 5
 answer_timeout: 1.5
 redact: ["hunter(2)", "x"]
 journal: {relaxed: [read, exec], timeout: 2, segment_bytes: 8388608}
+telemetry: {endpoint: "https://collector:4318/", protocol: http/protobuf, signals: [logs],
+            sample: 0.5, command_idle: 3, heartbeat: 60}
+admin: {listen: "[::1]:9000", token_file: admin.token, tls: true}
+retention: {keep: 30d, hard_limit: 90d, keep_bytes: 1000}
 clusters:
   - {name: prod-eu, kubeconfig: prod.kubeconfig, context: admin@prod}
   - {name: here, in_cluster: true, own_user: "system:serviceaccount:a:b"}
@@ -73,6 +87,9 @@ def test_a_full_configuration() -> None:
         segment_bytes=8 << 20,
         relaxed=frozenset({VerbClass.READ, VerbClass.EXEC}),
         redact=("hunter(2)", "x"),
+        telemetry=TelemetryConfig("https://collector:4318/", "http/protobuf", (Signal.LOGS,), 0.5, 3.0, 60.0),
+        admin=AdminConfig("::1", 9000, HOME / "admin.token", tls=True),
+        retention=RetentionConfig(30 * 86_400.0, 90 * 86_400.0, 1000),
     )
 
 
@@ -85,8 +102,9 @@ def test_a_full_configuration() -> None:
         {**LEAST, "redact": []},
         {**LEAST, "url": "https://[::1]:8443"},
         {**LEAST, "grace_period": 0},
+        {**LEAST, "telemetry": {}, "admin": {}, "retention": {"keep": 1.5}},
     ],
-    ids=["least", "full", "ipv6", "no-redaction", "url", "no-grace"],
+    ids=["least", "full", "ipv6", "no-redaction", "url", "no-grace", "followers"],
 )
 def test_round_trip(values: dict[str, Any]) -> None:
     """A worker that gets the settings as JSON has the very same configuration, wherever it runs."""
@@ -126,6 +144,16 @@ def test_listen(listen: str, host: str, port: int) -> None:
         ({"listen": "host:-1"}, "listen is to be HOST:PORT"),
         ({"listen": "host:x"}, "listen is to be HOST:PORT"),
         ({"listen": 8443}, "listen is to be a str, not 8443"),
+        ({"telemetry": {"endpoint": "collector:4317"}}, "telemetry.endpoint is to be http://HOST:PORT"),
+        ({"telemetry": {"protocol": "http/json"}}, "telemetry.protocol knows grpc, http/protobuf"),
+        ({"telemetry": {"signals": ["metrics"]}}, "telemetry.signals knows logs, traces; not metrics"),
+        ({"telemetry": {"sample": 2}}, "telemetry.sample is to be from 0 to 1, not 2"),
+        ({"telemetry": {"heartbeat": 0}}, "telemetry.heartbeat is to be more than 0"),
+        ({"telemetry": {"headers": "x"}}, "telemetry.headers is not a setting"),
+        ({"admin": {"listen": "9444"}}, "admin.listen is to be HOST:PORT"),
+        ({"retention": {"keep": "a month"}}, "retention.keep is to be a time such as 30d or 12h, not 'a month'"),
+        ({"retention": {"keep": 0}}, "retention.keep is to be a time such as 30d or 12h, not 0"),
+        ({"retention": {"keep": "9d", "hard_limit": "1w"}}, "retention.hard_limit is to be longer than retention.keep"),
         ({"data_dir": ""}, "data_dir is missing"),
         ({"data_dir": None}, "data_dir is missing"),
         ({"url": "http://x"}, "url is to be https://HOST[:PORT]"),

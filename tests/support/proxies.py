@@ -85,11 +85,12 @@ class Proxy:
         return path
 
     def children(self) -> dict[str, psutil.Process]:
-        """Its processes by name: w0, w1, ..., committers as `<worker> committer`, and indexer."""
+        """Its processes by name: w0, w1, ..., committers as `<worker> committer`, indexer, shipper, admin."""
         found = {}
         for child in psutil.Process(self.process.pid).children():
             argv = child.cmdline()
-            name = "indexer" if argv[-1].endswith("indexer") else argv[3]
+            module = argv[2].rpartition(".")[2]
+            name = argv[3] if module == "worker" else module
             found[name] = child
             found |= {f"{name} committer": below for below in child.children()}
         return found

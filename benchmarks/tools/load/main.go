@@ -1,6 +1,7 @@
 // Keeps a number of connections busy, as cheaply as can be: what it costs is taken from what it measures.
 //
 // load URL CONNECTIONS CALLS [HEADER...]: prints one line of JSON: calls, seconds, latencies in milliseconds.
+// With LOAD_RATE it makes no more than so many calls a second.
 package main
 
 import (
@@ -34,11 +35,18 @@ func main() {
 
 	var left atomic.Int64
 	left.Store(int64(calls))
+	pause := time.Duration(0)
+	if rate := os.Getenv("LOAD_RATE"); rate != "" {
+		perSecond, err := strconv.Atoi(rate)
+		check(err)
+		pause = time.Second / time.Duration(perSecond)
+	}
 	latencies := make([][]time.Duration, connections)
 	var all sync.WaitGroup
 	started := time.Now()
+	due := func(made int64) { time.Sleep(time.Until(started.Add(time.Duration(int64(calls)-made) * pause))) }
 	for n := range connections {
-		all.Go(func() { latencies[n] = keepBusy(target, request, &left) })
+		all.Go(func() { latencies[n] = keepBusy(target, request, &left, due) })
 	}
 	all.Wait()
 	seconds := time.Since(started).Seconds()
@@ -51,8 +59,8 @@ func main() {
 	}))
 }
 
-// keepBusy asks on one connection, again as soon as it has its answer, until no calls are left.
-func keepBusy(target *url.URL, request []byte, left *atomic.Int64) []time.Duration {
+// keepBusy asks on one connection, again as soon as it has its answer and the call is due, until no calls are left.
+func keepBusy(target *url.URL, request []byte, left *atomic.Int64, due func(int64)) []time.Duration {
 	connection, err := net.Dial("tcp", target.Host)
 	check(err)
 	if target.Scheme == "https" {
@@ -61,7 +69,12 @@ func keepBusy(target *url.URL, request []byte, left *atomic.Int64) []time.Durati
 	defer connection.Close()
 	reader := bufio.NewReader(connection)
 	var latencies []time.Duration
-	for left.Add(-1) >= 0 {
+	for {
+		still := left.Add(-1)
+		if still < 0 {
+			return latencies
+		}
+		due(still + 1)
 		sent := time.Now()
 		_, err := connection.Write(request)
 		check(err)
@@ -74,7 +87,6 @@ func keepBusy(target *url.URL, request []byte, left *atomic.Int64) []time.Durati
 		}
 		latencies = append(latencies, time.Since(sent))
 	}
-	return latencies
 }
 
 func check(err error) {

@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "commands": ("commands", "commands", "Show commands, and the API calls each became."),
     "export": ("export", "export", "Write all matching API calls to a file: CSV or JSON lines."),
     "verify": ("verify", "verify", "Prove that no record is missing or altered."),
+    "ship": ("ship", "ship", "Show how far shipping to Loki and Tempo has come, or ship again."),
     "index": ("index", "index", "Bring the index up to the journal, or build it again."),
     "completion": ("completion", "completion", "Print the completion script for a shell."),
 }

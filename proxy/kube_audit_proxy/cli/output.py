@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from kube_audit_proxy.cli.text import visible_json, visible_record
@@ -19,6 +20,11 @@ class Output:
         self._console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
         self.terminal = self._console.is_terminal
         self.width = self._console.width if self.terminal else None
+
+    def table(self, table: Table) -> None:
+        """Print a whole table."""
+        console = self._console if self.terminal else Console(width=200, color_system=None, highlight=False)
+        console.print(table)
 
     def line(self, text: Text) -> None:
         """Print a line of a table."""

@@ -1,7 +1,9 @@
 """`serve`: the proxy from a configuration file."""
 
 import asyncio
+import dataclasses
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from kube_audit_proxy.config import ConfigError, parse
 from kube_audit_proxy.process.child import set_up_logging
 from kube_audit_proxy.process.service import Running, run
 from kube_audit_proxy.process.supervisor import StartError
+from kube_audit_proxy.telemetry.environment import told_by_environment
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,9 @@ def serve(*, path: Path) -> None:
         - {name: prod-eu, kubeconfig: prod.kubeconfig, context: prod-eu}
         - {name: here, in_cluster: true}
       journal: {timeout: 5, relaxed: [read]}  # relaxed: make reads even if they cannot be recorded
+      telemetry: {endpoint: "http://collector:4317"}  # or the OTEL_EXPORTER_OTLP_* variables
+      admin: {listen: 0.0.0.0:9444, token_file: admin.token}  # metrics, health, export.csv
+      retention: {keep: 90d, hard_limit: 180d}
       grace_period: 30
 
     \b
@@ -46,6 +52,7 @@ def serve(*, path: Path) -> None:
     set_up_logging("parent")
     try:
         config = parse(_read(path), path.parent.absolute())
+        config = dataclasses.replace(config, telemetry=told_by_environment(config.telemetry, os.environ))
         asyncio.run(run(config, _say_ready))
     except ConfigError as error:
         problems = "".join(f"\n  - {problem}" for problem in error.problems)

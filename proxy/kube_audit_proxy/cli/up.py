@@ -14,11 +14,12 @@ from kube_audit_proxy.cli.front import Front
 from kube_audit_proxy.cli.options import data_dir_option
 from kube_audit_proxy.cli.own_kubeconfig import KUBECONFIG
 from kube_audit_proxy.cluster.kubeconfig import KubeconfigError, default_paths, load, slug
-from kube_audit_proxy.config import ClusterConfig, Config
+from kube_audit_proxy.config import AdminConfig, ClusterConfig, Config, TelemetryConfig
 from kube_audit_proxy.demo.build import BuildError
 from kube_audit_proxy.demo.cluster import ClusterError, DemoCluster
 from kube_audit_proxy.process.service import run
 from kube_audit_proxy.process.supervisor import StartError
+from kube_audit_proxy.telemetry.environment import told_by_environment
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8443
 _GRACE = 3.0
@@ -35,6 +36,13 @@ _GRACE = 3.0
 @click.option("--listen", metavar="HOST:PORT", help=f"Default: {DEFAULT_HOST}:{DEFAULT_PORT}, or a free port if taken.")
 @click.option("--workers", metavar="N", type=click.IntRange(1, 256), default=1, show_default=True,
               help="Gateway processes on the one port.")  # fmt: skip
+@click.option(
+    "--otlp",
+    metavar="URL",
+    default="",
+    help="Ship records to this collector (gRPC). Default: $OTEL_EXPORTER_OTLP_ENDPOINT, else nowhere.",
+)
+@click.option("--admin", metavar="HOST:PORT", help="Serve metrics, health and exports here, such as 127.0.0.1:9444.")
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON when ready, and nothing else.")
 def up(
     *,
@@ -44,6 +52,8 @@ def up(
     data_dir: Path,
     listen: str | None,
     workers: int,
+    otlp: str,
+    admin: str | None,
     as_json: bool,
 ) -> None:
     """Start the proxy in front of your clusters, and follow the trail.
@@ -56,6 +66,7 @@ def up(
       kube-audit-proxy up
       kube-audit-proxy up --context kind-dev --context prod-eu --workers 2
       kube-audit-proxy up --demo
+      kube-audit-proxy up --otlp http://127.0.0.1:4317 --admin 127.0.0.1:9444
       kube-audit-proxy up --json | jq -r .kubeconfig
     """  # noqa: D301 - click wants the character, not its escape
     data_dir = data_dir.absolute()
@@ -70,7 +81,16 @@ def up(
                 cluster = stack.enter_context(DemoCluster(data_dir / "demo", progress=front.say))
                 clusters = (ClusterConfig("demo", (cluster.kubeconfig,), "demo"),)
                 front.demo_kubectl = cluster.kubectl
-            config = Config(data_dir, clusters, host=host, port=port, workers=workers, grace=_GRACE)
+            config = Config(
+                data_dir,
+                clusters,
+                host=host,
+                port=port,
+                workers=workers,
+                grace=_GRACE,
+                telemetry=told_by_environment(TelemetryConfig(endpoint=otlp) if otlp else None, os.environ),
+                admin=AdminConfig(*_host_and_port(admin, "--admin")) if admin else None,
+            )
             asyncio.run(run(config, front.show))
     except (StartError, KubeconfigError, ClusterError, BuildError) as error:
         raise CliError(str(error)) from error
@@ -86,9 +106,13 @@ def _address(listen: str | None) -> tuple[str, int]:
             except OSError:
                 return DEFAULT_HOST, 0
         return DEFAULT_HOST, DEFAULT_PORT
-    host, _, port = listen.rpartition(":")
+    return _host_and_port(listen, "--listen")
+
+
+def _host_and_port(text: str, option: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
-        raise click.BadParameter(f"{listen!r} is not HOST:PORT, such as 127.0.0.1:8443", param_hint="--listen")
+        raise click.BadParameter(f"{text!r} is not HOST:PORT, such as 127.0.0.1:8443", param_hint=option)
     return host.strip("[]"), int(port)
 
 

@@ -72,10 +72,11 @@ def read_batches(journal: Path, cursors: Mapping[str, Cursor], max_bytes: int = 
     the one the cursor was made for (its tail was cut off by recovery), that segment is read again from its start.
     """
     for writer in sorted({*writers(journal), *cursors}):
-        yield from _read_writer(journal, writer, cursors.get(writer), max_bytes)
+        yield from read_writer(journal, writer, cursors.get(writer), max_bytes)
 
 
-def _read_writer(journal: Path, writer: str, cursor: Cursor | None, max_bytes: int) -> Iterator[Batch]:
+def read_writer(journal: Path, writer: str, cursor: Cursor | None, max_bytes: int = 1 << 20) -> Iterator[Batch]:
+    """Do the same for one writer."""
     paths = segments(journal, writer)
     if cursor is not None:
         names = [path.name for path in paths]

@@ -1,4 +1,4 @@
-"""The parent: binds the port, starts the workers and the indexer, starts again what dies, and ends all of it."""
+"""The parent: binds the ports, starts workers and what follows them, starts again what dies, and ends all of it."""
 
 import asyncio
 import contextlib
@@ -7,18 +7,19 @@ import json
 import logging
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tornado.netutil import bind_sockets
 
+from kube_audit_proxy import PRODUCT
 from kube_audit_proxy.clock import WallClock
 from kube_audit_proxy.config import Config, dump
 from kube_audit_proxy.journal.files import JournalError
 from kube_audit_proxy.journal.reader import writers
 from kube_audit_proxy.journal.recovery import recover
 from kube_audit_proxy.process.child import READY
-from kube_audit_proxy.process.worker import PRODUCT
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,30 @@ class StartError(Exception):
     """The proxy cannot start; the text says why, and what to do."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Child:
+    """A process to keep running: what Python is told to run, and the sockets it inherits."""
+
+    name: str
+    command: tuple[str, ...]
+    sockets: Sequence[socket.socket] = ()
+
+
+def _workers(names: Sequence[str], sockets: Sequence[socket.socket]) -> Iterator[_Child]:
+    descriptors = [str(each.fileno()) for each in sockets]
+    for name in names:
+        yield _Child(name, ("-m", "kube_audit_proxy.process.worker", name, *descriptors), sockets)
+
+
+def _followers(config: Config, admin_sockets: Sequence[socket.socket]) -> Iterator[_Child]:
+    yield _Child("indexer", ("-m", "kube_audit_proxy.process.indexer"))
+    if config.telemetry is not None:
+        yield _Child("shipper", ("-m", "kube_audit_proxy.process.shipper"))
+    if admin_sockets:
+        descriptors = [str(each.fileno()) for each in admin_sockets]
+        yield _Child("admin", ("-m", "kube_audit_proxy.process.admin", *descriptors), admin_sockets)
+
+
 class Supervisor:
     """The processes of one proxy. `config` has to name the certificate and key."""
 
@@ -41,8 +66,15 @@ class Supervisor:
         port = self.sockets[0].getsockname()[1]
         host = f"[{config.host}]" if ":" in config.host else config.host
         self.config = dataclasses.replace(config, port=port, url=config.url or f"https://{host}:{port}")
+        self._admin_sockets: list[socket.socket] = []
+        if config.admin is not None:
+            self._admin_sockets = _bind(config.admin.host, config.admin.port, setting="admin.listen")
+            admin = dataclasses.replace(config.admin, port=self._admin_sockets[0].getsockname()[1])
+            self.config = dataclasses.replace(self.config, admin=admin)
         self._stopping = False
         self._children: dict[str, asyncio.subprocess.Process] = {}
+        self._followers: list[str] = []
+        """Children that read what the workers write, and end after them."""
         self._keepers: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -51,14 +83,11 @@ class Supervisor:
         config.journal.mkdir(mode=0o700, parents=True, exist_ok=True)
         workers = [f"w{number}" for number in range(config.workers)]
         self._recover_others(workers)
-        descriptors = [each.fileno() for each in self.sockets]
-        commands = {
-            name: ["-m", "kube_audit_proxy.process.worker", name, *map(str, descriptors)] for name in workers
-        } | {"indexer": ["-m", "kube_audit_proxy.process.indexer"]}
-        ready = [asyncio.Event() for _ in commands]
-        for (name, command), event in zip(commands.items(), ready, strict=True):
-            keeper = self._keep(name, command, descriptors if name in workers else (), event)
-            self._keepers.append(asyncio.create_task(keeper))
+        children = [*_workers(workers, self.sockets), *_followers(config, self._admin_sockets)]
+        self._followers = [child.name for child in children if child.name not in workers]
+        ready = [asyncio.Event() for _ in children]
+        for child, event in zip(children, ready, strict=True):
+            self._keepers.append(asyncio.create_task(self._keep(child, event)))
         all_ready = asyncio.ensure_future(_wait_for(ready))
         await asyncio.wait({all_ready, *self._keepers}, return_when=asyncio.FIRST_COMPLETED)
         if not all_ready.done():
@@ -68,12 +97,12 @@ class Supervisor:
             raise StartError(str(failures[0] or "a process ended at the start"))
 
     async def stop(self) -> None:
-        """End the workers, letting running calls end within the grace period, then the indexer once it has all."""
+        """End the workers, letting running calls end within the grace period, then the others once they have all."""
         self._stopping = True
-        for each in self.sockets:
+        for each in (*self.sockets, *self._admin_sockets):
             each.close()
-        await self._end([name for name in self._children if name != "indexer"])
-        await self._end(["indexer"] if "indexer" in self._children else [])
+        await self._end([name for name in self._children if name not in self._followers])
+        await self._end([name for name in self._children if name in self._followers])
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
@@ -93,15 +122,16 @@ class Supervisor:
                     child.kill()
             await asyncio.wait(waiting)
 
-    async def _keep(self, name: str, command: Sequence[str], descriptors: Sequence[int], ready: asyncio.Event) -> None:
+    async def _keep(self, one: _Child, ready: asyncio.Event) -> None:
+        name = one.name
         pause = _FIRST_PAUSE
         while True:
             child = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *command,
+                *one.command,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                pass_fds=descriptors,
+                pass_fds=[each.fileno() for each in one.sockets],
             )
             self._children[name] = child
             assert child.stdin is not None and child.stdout is not None  # noqa: S101, PT018 - asked for above
@@ -136,12 +166,12 @@ async def _wait_for(events: Sequence[asyncio.Event]) -> None:
         await event.wait()
 
 
-def _bind(host: str, port: int) -> list[socket.socket]:
+def _bind(host: str, port: int, setting: str = "--listen") -> list[socket.socket]:
     try:
         sockets = bind_sockets(port, address=host, backlog=4096)
     except OSError as error:
         raise StartError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another address with --listen"
+            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another address with {setting}"
         ) from error
     for each in sockets:
         _keep_alive(each)

@@ -6,23 +6,24 @@ import logging
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
 
-from kube_audit_proxy import __version__
+from kube_audit_proxy import PRODUCT
 from kube_audit_proxy.app import make_gateway
 from kube_audit_proxy.clock import WallClock
 from kube_audit_proxy.config import Config, parse
 from kube_audit_proxy.gateway.client import ClientConnection
-from kube_audit_proxy.gateway.exchange import Gateway
 from kube_audit_proxy.journal.writer import JournalWriter, Limits
 from kube_audit_proxy.process.child import read_settings, say_ready, set_up_logging, until_told_to_stop
+from kube_audit_proxy.process.health import WorkerHealth
+from kube_audit_proxy.process.status import WRITE_EVERY, Tally
 from kube_audit_proxy.tls import server_context
 
 log = logging.getLogger(__name__)
 
-PRODUCT = f"kube-audit-proxy/{__version__}"
 _HANDSHAKE_TIMEOUT = 10.0
 _SWEEP_EVERY = 5.0
 _BACKLOG = 4096
@@ -38,7 +39,8 @@ async def run(name: str, sockets: list[socket.socket], config: Config) -> None:
         product=PRODUCT,
         limits=Limits(segment_bytes=config.segment_bytes, timeout=config.journal_timeout),
     )
-    gateway = make_gateway(config, journal)
+    tally = Tally()
+    gateway = make_gateway(config, journal, tally)
     assert config.certificate is not None and config.key is not None  # noqa: S101, PT018 - the supervisor sets both
     tls = server_context(config.certificate, config.key)
     servers = [
@@ -51,23 +53,35 @@ async def run(name: str, sockets: list[socket.socket], config: Config) -> None:
         )
         for each in sockets
     ]
-    sweeper = loop.create_task(_sweep(gateway, min(_SWEEP_EVERY, config.answer_timeout / 4)))
+    health = WorkerHealth(name, config, gateway, journal)
+    beside = [
+        loop.create_task(_every(min(_SWEEP_EVERY, config.answer_timeout / 4), gateway.sweep)),
+        loop.create_task(_every(WRITE_EVERY, health.write)),
+    ]
+    if config.telemetry is not None:
+        beside.append(loop.create_task(_every(config.telemetry.heartbeat, health.beat)))
     # What is there by now stays: the collector need not look at it again with every few calls.
     gc.freeze()
     gc.set_threshold(20_000, 50, 50)
+    health.write()
     say_ready()
     await until_told_to_stop()
     for server in servers:
         server.close()
     await gateway.drain(config.grace)
-    sweeper.cancel()
+    for task in beside:
+        task.cancel()
     await journal.close()
+    health.gone()
 
 
-async def _sweep(gateway: Gateway, every: float) -> None:
+async def _every(seconds: float, chore: Callable[[], None]) -> None:
     while True:
-        await asyncio.sleep(every)
-        gateway.sweep()
+        await asyncio.sleep(seconds)
+        try:
+            chore()
+        except Exception:
+            log.exception("%s failed, and is tried again", chore)
 
 
 def main() -> None:

@@ -1,0 +1,117 @@
+"""The fields of records as OTLP attributes, serialized once for each value that comes again. Pure."""
+
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from kube_audit_proxy.telemetry.protobuf import any_value, key_value, message
+
+Writer = Callable[[Any], bytes]
+"""Makes of a field's value the attributes for it: none, one or several."""
+
+_MOST_REMEMBERED = 4096
+"""Values of one field that are kept serialized; then all are forgotten."""
+
+LONGEST_TEXT = 1024
+"""Characters of a text that stand in an attribute: backends cut or refuse what is much longer. The body has it all."""
+
+
+def remembered(write: Writer) -> Writer:
+    """Return a writer for a field whose values come again."""
+    known: dict[Any, bytes] = {}
+
+    def once(value: Any) -> bytes:
+        part = known.get(value)
+        if part is None:
+            if len(known) >= _MOST_REMEMBERED:
+                known.clear()
+            part = known[value] = write(value)
+        return part
+
+    return once
+
+
+def plain(field: int, key: str) -> Writer:
+    """Return a writer of numbers, truth values and texts; `field` is the attributes' number in their message."""
+    start = message(1, key.encode())
+
+    def write(value: Any) -> bytes:
+        if isinstance(value, str) and len(value) > LONGEST_TEXT:
+            value = value[:LONGEST_TEXT]
+        return message(field, start + message(2, any_value(value)))
+
+    return write
+
+
+def measured(field: int, key: str) -> Writer:
+    """Return a writer of numbers with a fraction: they differ from record to record, and all are of one length."""
+    prefix = key_value(field, key, 0.0)[:-8]
+    pack = struct.Struct("<d").pack
+    return lambda value: prefix + pack(value)
+
+
+def joined(field: int, key: str, join: Callable[[Iterable[str]], str] = ",".join) -> Writer:
+    """Return a writer of lists as one text."""
+    write = plain(field, key)
+    return lambda values: write(join(map(str, values)))
+
+
+def listed(field: int, key: str) -> Writer:
+    """Return a writer of lists."""
+    return lambda values: key_value(field, key, tuple(str(value)[:LONGEST_TEXT] for value in values))
+
+
+def nothing(_value: Any) -> bytes:
+    """Leave a field out."""
+    return b""
+
+
+class Attributes:
+    """Writes all fields of a record: by `writers`, or by what `other` makes for a field that has none yet.
+
+    Fields that tend to come again together (`TOGETHER`) are looked up together.
+    """
+
+    def __init__(self, writers: Mapping[str, Writer], other: Callable[[str], Writer]) -> None:
+        self._writers = dict(writers)
+        self._other = other
+        self._known: tuple[dict[tuple[Any, ...], bytes], ...] = tuple({} for _ in TOGETHER)
+
+    def __call__(self, record: Mapping[str, Any]) -> bytes:
+        """Return the attributes of a record; of the same one always the same."""
+        get, writers = record.get, self._writers
+        parts = []
+        for fields, known in zip(TOGETHER, self._known, strict=True):
+            values = tuple(map(get, fields))
+            part = known.get(values)
+            parts.append(self._together(fields, values, known) if part is None else part)
+        for field in record:
+            if field not in _TOGETHER:
+                write = writers.get(field) or self._new(field)
+                parts.append(write(record[field]))
+        return b"".join(parts)
+
+    def _new(self, field: str) -> Writer:
+        write = self._writers[field] = self._other(field)
+        return write
+
+    def _together(self, fields: tuple[str, ...], values: tuple[Any, ...], known: dict[tuple[Any, ...], bytes]) -> bytes:
+        if len(known) >= _MOST_REMEMBERED:
+            known.clear()
+        told = zip(fields, values, strict=True)
+        said = b"".join(
+            (self._writers.get(field) or self._new(field))(value) for field, value in told if value is not None
+        )
+        known[values] = said
+        return said
+
+
+TOGETHER = (
+    ("writer", "cluster", "access_method", "userAgent", "command", "command_source", "user", "authenticator",
+     "impersonated", "upstream_user"),
+    ("method", "verb", "group", "version", "resource", "subresource", "namespace", "name", "requestURI"),
+    ("kind", "stage", "decision", "decided_by", "outcome", "status", "reason", "request_bytes"),
+)  # fmt: skip
+"""What is the same for all calls of one user's command, of all calls for one thing, and of all that end alike."""
+
+_TOGETHER = frozenset(field for fields in TOGETHER for field in fields)

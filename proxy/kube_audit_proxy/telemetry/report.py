@@ -1,0 +1,74 @@
+"""What the shipper says of itself in its snapshot, and what a worker reads there for its heartbeat."""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kube_audit_proxy import __version__
+from kube_audit_proxy.export.names import Signal
+from kube_audit_proxy.process.status import Kind, Sample, Snapshot, read
+from kube_audit_proxy.telemetry.shipper import Shipper
+
+PROCESS = "shipper"
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """How far the lines of a writer are shipped, as the shipper said last; None: it says nothing."""
+
+    seq: int | None = None
+    lag_seconds: float | None = None
+    dead_letters: int | None = None
+
+
+def snapshot(shippers: Iterable[Shipper]) -> Snapshot:
+    """Return what is to be told of the shippers of all signals."""
+    all_of_them = list(shippers)
+    problems = " ".join(f"{each.signal}: {each.tried.problem}." for each in all_of_them if each.tried.problem)
+    return Snapshot(
+        process=PROCESS,
+        kind=Kind.SHIPPER,
+        version=__version__,
+        at=time.time(),
+        ready=not problems,
+        problem=problems,
+        counters=tuple(sample for each in all_of_them for sample in _counters(each)),
+        gauges=tuple(sample for each in all_of_them for sample in _gauges(each, time.time())),
+    )
+
+
+def shipped(directory: Path, writer: str, now: float) -> Shipped | None:
+    """Return what the shipper said of a writer last; None where there is no shipper, or it does not live."""
+    said = read(directory).get(PROCESS)
+    if said is None or not said.alive(now):
+        return None
+    labels = (("signal", Signal.LOGS.value), ("writer", writer))
+    values = {each.name: each.value for each in said.gauges if each.labels == labels}
+    dead = sum(each.value for each in said.counters if each.name == "dead_letters")
+    seq = values.get("shipped_seq")
+    return Shipped(int(seq) if seq is not None else None, values.get("ship_lag_seconds"), int(dead))
+
+
+def _counters(shipper: Shipper) -> Iterator[Sample]:
+    signal = ("signal", shipper.signal.value)
+    tried = shipper.tried
+    yield Sample("shipped_records", tried.delivered, (signal,))
+    yield Sample("ship_retries", sum(tried.failures.values()), (signal,))
+    yield Sample("dead_letters", shipper.dead_letters, (signal,))
+    for reason, count in list(tried.failures.items()):
+        yield Sample("ship_failures", count, (signal, ("reason", reason)))
+
+
+def _gauges(shipper: Shipper, now: float) -> Iterator[Sample]:
+    signal = ("signal", shipper.signal.value)
+    yield Sample("ship_last_success_timestamp_seconds", shipper.tried.last_success, (signal,))
+    waiting = dict(shipper.waiting)
+    for writer, position in shipper.positions.items():
+        labels = (signal, ("writer", writer))
+        yield Sample("shipped_seq", position.seq, labels)
+        yield Sample("ship_lag_seconds", _age(waiting.get(writer), now), labels)
+
+
+def _age(time_ns: int | None, now: float) -> float:
+    return round(max(now - time_ns / 1e9, 0.0), 3) if time_ns is not None else 0.0
