@@ -5,9 +5,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from kube_audit_proxy.index import queries
 from kube_audit_proxy.index.filters import (
     OPTIONS,
     Choice,
+    Exact,
     FilterError,
     Filters,
     Range,
@@ -182,3 +184,15 @@ def test_in_words() -> None:
     raw = {"user": ["alice", "bob"], "access-method": ["api"], "status": [], "since": ["2h"]}
     assert in_words(raw) == "user alice,bob, access method api, since 2h"
     assert in_words({}) == ""
+
+
+def test_an_exact_text_is_no_pattern() -> None:
+    """Where a text is to stand for itself, its asterisks are asterisks, in the SQL and beside it."""
+    assert queries.matches("al*ce", "alice")
+    assert not queries.matches(Exact("al*ce"), "alice")
+    assert queries.matches(Exact("al*ce"), "al*ce")
+    exact = Filters(user=Choice((Exact("al*ce"),)), command_id=Choice((Exact("*"),)))
+    assert queries.condition(exact).sql.count("GLOB") == 0
+    assert queries.condition(exact).parameters == ("*", "al*ce")
+    assert queries.narrowest(exact, {}, (), 0) == queries.Narrow("command_id", ("*",))
+    assert "l*c" in Exact("al*ce")

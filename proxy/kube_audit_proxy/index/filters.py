@@ -23,6 +23,19 @@ class FilterError(ValueError):
         self.option = option
 
 
+class Exact(str):
+    """A text in the place of a pattern that stands for itself: no asterisk in it is a wildcard.
+
+    Whoever asks `"*" in pattern`, as one has to before taking it for one, is told so.
+    """
+
+    __slots__ = ()
+
+    def __contains__(self, part: object) -> bool:
+        """Tell whether a part is in the text; an asterisk never is."""
+        return isinstance(part, str) and part != "*" and super().__contains__(part)
+
+
 class Kind(Enum):
     """How the values of an option are read."""
 
@@ -96,8 +109,9 @@ class Choice(Generic[Item]):
 class Filters:
     """All the filters of a question. A call has to pass every one of them.
 
-    In patterns `*` stands for any characters, all others for themselves. A call that lacks a field matches no pattern
-    of it, so it passes `!x` and `!*`. Times are microseconds since 1970: `since` included, `until` not.
+    In patterns `*` stands for any characters, all others for themselves; in an `Exact` it does too. A call that lacks a
+    field matches no pattern of it, so it passes `!x` and `!*`. Times are microseconds since 1970: `since` included,
+    `until` not.
     """
 
     user: Choice[str] = Choice()
