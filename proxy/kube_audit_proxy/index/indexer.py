@@ -4,9 +4,10 @@
 import logging
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from threading import Event
 
@@ -24,11 +25,17 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 
 Progress = Callable[[int], None]
+Chores = Callable[[sqlite3.Connection], Iterator[None]]
 Problem = tuple[str, str, int, str]
 
 
 def _no_progress(_lines: int) -> None:
     """Tell nobody."""
+
+
+def _no_chores(_db: sqlite3.Connection) -> Iterator[None]:
+    """Have nothing else to do."""
+    return repeat(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +47,19 @@ class Head:
     hash: str
 
 
-def run(journal: Path, db_path: Path, stop: Event) -> None:
+def run(journal: Path, db_path: Path, stop: Event, chores: Chores = _no_chores) -> None:
     """Keep the index at most about a second behind the journal until `stop` is set, and then bring it to the end.
 
     Where someone deletes the file meanwhile, it is built again; so is one that turns out to be damaged, which is kept
-    beside.
+    beside. `chores` gives other work on the index, without end, of which a step is done after each look.
     """
     while not stop.is_set():
         try:
             with closing(open_for_writing(db_path)) as db:
+                steps = chores(db)
                 while db_path.exists() and not stop.is_set():
                     index_once(db, journal)
+                    next(steps)
                     stop.wait(POLL_SECONDS)
                 if db_path.exists():
                     index_once(db, journal)

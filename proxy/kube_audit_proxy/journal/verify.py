@@ -6,7 +6,8 @@ from pathlib import Path
 
 from kube_audit_proxy.audit.fields import Stage
 from kube_audit_proxy.journal.chain import Break, Chain, Wrong
-from kube_audit_proxy.journal.line import FIRST_PREVIOUS, Line
+from kube_audit_proxy.journal.line import Line
+from kube_audit_proxy.journal.notes import account, read_notes
 from kube_audit_proxy.journal.reader import first_seq, segments, writers
 from kube_audit_proxy.journal.recovery import ENDS
 
@@ -41,7 +42,8 @@ class Report:
 
     `torn` is the number of bytes of a last line that has no newline yet, because it is being written or because of a
     crash. `ends_without_start` counts ends whose start is not there: refused while the journal was in trouble, or
-    begun in segments that are no longer kept. `lost` counts the ends that never could be written.
+    begun in segments that are no longer kept. `lost` counts the ends that never could be written. `unnoted` lines at
+    the beginning are not there, and retention has not noted that it deleted them.
     """
 
     writer: str
@@ -55,13 +57,15 @@ class Report:
     last_seq: int
     last_hash: str
     torn: int
+    unnoted: int
     finding: Finding | None
 
     @property
     def remarks(self) -> list[str]:
         """Say what is no break, but worth knowing."""
+        unnoted = f", and {self.unnoted} of them were not deleted by retention" if self.unnoted else ""
         told = (
-            (self.first_seq > 1, f"lines before {self.first_seq} are no longer kept"),
+            (self.first_seq > 1, f"lines before {self.first_seq} are no longer kept{unnoted}"),
             (self.torn, f"the last {self.torn} bytes are a line without its end"),
             (self.ends_without_start, f"{self.ends_without_start} calls have an end and no start"),
             (self.lost, f"{self.lost} ends of calls were lost while the journal could not be written"),
@@ -83,6 +87,7 @@ class _Walk:
     chain: Chain
     head: tuple[int, str] | None
     place: _Place
+    first: int
     lines: int = 0
     calls: int = 0
     open: set[str] = field(default_factory=set)
@@ -148,13 +153,23 @@ def verify(
 
 def _verify_writer(journal: Path, writer: str, head: tuple[int, str] | None, progress: Callable[[int], None]) -> Report:
     paths = segments(journal, writer)
-    first = first_seq(paths[0]) if paths else 1
-    chain = Chain(writer, first - 1, None if first > 1 else FIRST_PREVIOUS)
-    walk = _Walk(chain, head, _Place(paths[0].name if paths else "", 0, 0))
+    notes = read_notes(journal / writer)
+    first = first_seq(paths[0]) if paths else notes[-1].last_seq + 1 if notes else 1
+    known = account(notes, first)
+    chain = Chain(writer, first - 1, known.previous)
+    walk = _Walk(chain, head, _Place(paths[0].name if paths else "", 0, 0), first)
+    if known.broken is not None:
+        walk.wrong(known.broken, _Place(walk.place.segment, 1, 0))
     for path in paths:
-        if first_seq(path) != chain.seq + 1 and path.stat().st_size:
-            _misnamed(walk, path)
-        _walk_segment(walk, path, progress, newest=path is paths[-1])
+        try:
+            if first_seq(path) != chain.seq + 1 and path.stat().st_size:
+                _misnamed(walk, path)
+            _walk_segment(walk, path, progress, newest=path is paths[-1])
+        except FileNotFoundError:
+            _deleted_meanwhile(walk, path)
+    if notes and not walk.lines:
+        # Retention never deletes the newest segment.
+        walk.wrong(Break(Wrong.MISSING, first, f"lines from {first} on", "no line at all"), walk.place)
     if head is not None and chain.seq < head[0]:
         what = Wrong.CUT_OFF if walk.lines else Wrong.MISSING
         last = f"line {chain.seq} as the last" if walk.lines else "no line at all"
@@ -168,10 +183,11 @@ def _verify_writer(journal: Path, writer: str, head: tuple[int, str] | None, pro
         open_calls=len(walk.open),
         ends_without_start=walk.ends_without_start,
         lost=walk.lost,
-        first_seq=first,
+        first_seq=walk.first,
         last_seq=chain.seq,
         last_hash=chain.previous or "",
         torn=walk.torn,
+        unnoted=known.unnoted,
         finding=walk.finding,
     )
 
@@ -183,6 +199,19 @@ def _misnamed(walk: _Walk, path: Path) -> None:
         if ahead.feed(file.readline(LONGEST_LINE).removesuffix(b"\n")) is None:
             expected, found = f"a segment of line {ahead.seq}", path.name
             walk.wrong(Break(Wrong.MISNAMED, ahead.seq, expected, found), _Place(path.name, 1, 0))
+
+
+def _deleted_meanwhile(walk: _Walk, path: Path) -> None:
+    """Go on after a segment that retention has deleted since it was listed; without its note the gap shows."""
+    note = next((note for note in read_notes(path.parent) if note.segment == path.name), None)
+    if note is None:
+        return
+    chain = walk.chain
+    if chain.previous not in {None, note.prev}:
+        walk.wrong(Break(Wrong.ALTERED, chain.seq, note.prev, str(chain.previous)), walk.place)
+    chain.seq, chain.previous = note.last_seq, note.last_hash
+    if not walk.lines:
+        walk.first = note.last_seq + 1
 
 
 def _walk_segment(walk: _Walk, path: Path, progress: Callable[[int], None], *, newest: bool) -> None:
