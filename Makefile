@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: up demo stack test test-fast lint bench clean
+.PHONY: up demo stack test test-fast lint bench dashboards clean
 
 up: $(READY)
 	@$(BIN)/kube-audit-proxy up
@@ -27,6 +27,10 @@ lint: $(READY)-dev
 
 bench: $(READY)-dev
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.shipping
+
+dashboards: $(READY)-dev
+	$(BIN)/python -m dashboards
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \

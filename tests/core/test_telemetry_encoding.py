@@ -67,7 +67,7 @@ def value_of(value: AnyValue) -> Any:
 
 def line_of(record: dict[str, Any], clusters: tuple[str, ...] = ("prod-eu",)) -> tuple[LogRecord, dict[str, Any]]:
     """Give a record's log record, and what its attributes say."""
-    one = entry(orjson.dumps(record), 0)
+    one = entry(orjson.dumps(record))
     assert one.record is not None
     assert one.kind is not None
     content = LineEncoder(clusters).encode(one.record, one.line, time=one.time, kind=one.kind)
@@ -122,7 +122,7 @@ def test_metadata_has_every_field() -> None:
 
 def test_the_same_record_is_the_same_bytes() -> None:
     """What is sent again, also by another process, is what was sent before: Loki compares all of it."""
-    one = entry(orjson.dumps(RECORD), 0)
+    one = entry(orjson.dumps(RECORD))
     assert one.record is not None
     sent = [LineEncoder(("prod-eu",)).encode(one.record, one.line, time=one.time, kind=Kind.CALL) for _ in range(2)]
     used = LineEncoder(("prod-eu",))
@@ -154,7 +154,7 @@ def test_labels_are_of_few_values(changes: dict[str, Any], label: str, expected:
         ({**RECORD, "stage": "Panic"}, "call"),
         ({**RECORD, "stage": "ResponseStarted"}, "call_started"),
         ({"writer": "w0", "seq": 3, "kind": "heartbeat", "stageTimestamp": "2026-11-23T10:15:02.152904Z"}, "heartbeat"),
-        ({"writer": "w0", "seq": 3, "kind": "lost", "count": 5}, "lost"),
+        ({"writer": "w0", "seq": 3, "kind": "lost", "count": 5, "since": "2026-11-23T10:15:02.152904Z"}, "lost"),
     ],
 )
 def test_kinds(record: dict[str, Any], kind: str) -> None:
@@ -163,11 +163,15 @@ def test_kinds(record: dict[str, Any], kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "record", [{**RECORD, "stage": "RequestReceived"}, {"writer": "w", "seq": 1, "kind": "segment"}]
+    "record",
+    [
+        {**RECORD, "stage": "RequestReceived"},
+        {"writer": "w", "seq": 1, "kind": "segment", "opened": "2026-11-23T10:15:02.152904Z"},
+    ],
 )
 def test_what_is_not_shipped(record: dict[str, Any]) -> None:
     """Starts, which their ends repeat, and the headers of files are not shipped."""
-    one = entry(orjson.dumps(record), 0)
+    one = entry(orjson.dumps(record))
     assert one.kind is None
     assert one.command_id == record.get("command_id")
 
@@ -176,7 +180,7 @@ def test_what_is_not_shipped(record: dict[str, Any]) -> None:
 def test_no_record(line: bytes) -> None:
     """A line that is no record is told apart, whatever it is."""
     with pytest.raises(UnreadableError):
-        entry(line, 0)
+        entry(line)
 
 
 def test_long_texts_are_cut_beside_the_line_only() -> None:

@@ -11,6 +11,7 @@ from threading import Event, Thread
 from kube_audit_proxy.config import Config, parse
 from kube_audit_proxy.process import status
 from kube_audit_proxy.process.child import read_settings, say_ready, set_up_logging, until_told_to_stop
+from kube_audit_proxy.telemetry.merge import Parsed
 from kube_audit_proxy.telemetry.report import PROCESS, snapshot
 from kube_audit_proxy.telemetry.shipper import RewoundError, Settings, Shipper
 from kube_audit_proxy.telemetry.state import opened_for_writing
@@ -31,12 +32,21 @@ def make_shippers(config: Config, stack: ExitStack, stop: Event) -> list[Shipper
     assert telemetry is not None  # noqa: S101 - otherwise nobody ships
     settings = Settings(tuple(each.name for each in config.clusters), telemetry.command_idle, telemetry.sample)
     shippers = []
+    parsed = Parsed()
     for signal in telemetry.signals:
         transport = connect(signal, endpoint=telemetry.endpoint, protocol=telemetry.protocol)
         stack.callback(transport.close)
         state = stack.enter_context(opened_for_writing(config.shipped))
         shippers.append(
-            Shipper(signal, journal=config.journal, state=state, transport=transport, settings=settings, stop=stop)
+            Shipper(
+                signal,
+                journal=config.journal,
+                state=state,
+                transport=transport,
+                settings=settings,
+                stop=stop,
+                parsed=parsed,
+            )
         )
         log.info("shipping %s to %s", signal, transport.where)
     return shippers

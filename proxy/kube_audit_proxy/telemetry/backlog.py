@@ -41,7 +41,7 @@ def _waiting_since(journal: Path, writer: str, position: Position | None) -> int
         for batch in read_writer(journal, writer, position.cursor if position else None):
             for line in batch.lines:
                 try:
-                    if time := entry(line, 0).time:
+                    if time := entry(line).time:
                         return time
                 except UnreadableError:
                     continue

@@ -13,6 +13,8 @@ _START = b'"stage":"RequestReceived"'
 _TIME = b'"stageTimestamp":"'
 _COMMAND = b'"command_id":"'
 _SEQ = b'"seq":'
+_TIMES = ("stageTimestamp", "since", "opened")
+"""The fields of which one says when a line was written, whatever its kind."""
 
 
 class UnreadableError(ValueError):
@@ -34,8 +36,8 @@ class Entry(NamedTuple):
     command_id: str | None = None
 
 
-def entry(line: bytes, before: int) -> Entry:
-    """Read a line; one without a time of its own gets that of the line `before`. Raises UnreadableError."""
+def entry(line: bytes) -> Entry:
+    """Read a line. Raises UnreadableError."""
     # Half of the lines are starts, of which little is of interest: a quote within a text would be escaped, so these
     # bytes are the members they look like.
     try:
@@ -44,9 +46,9 @@ def entry(line: bytes, before: int) -> Entry:
             return Entry(_seq(line), nanoseconds(_after(line, _TIME, 27) or ""), line, None, None, command)
         record = orjson.loads(line)
         kind = kind_of(record)
-        time = nanoseconds(record["stageTimestamp"]) if "stageTimestamp" in record else before
-        return Entry(record["seq"], time, line, kind, record if kind else None)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        text = next(record[field] for field in _TIMES if field in record)
+        return Entry(record["seq"], nanoseconds(text), line, kind, record if kind else None)
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
         raise UnreadableError(f"not a record: {error}") from error
 
 

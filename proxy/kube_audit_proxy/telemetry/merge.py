@@ -6,7 +6,7 @@ collector, the writers' lines have to be sent as they came, not one writer after
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,29 +16,69 @@ from kube_audit_proxy.telemetry.state import Position
 
 log = logging.getLogger(__name__)
 
+_BATCHES_KNOWN = 6
+"""About a megabyte of lines each."""
+
 Unreadable = Callable[[str, int, bytes, str], None]
 """Is told of lines that are no records: writer, seq as far as it is known, line, reason."""
 
 
 class Found(NamedTuple):
-    """An entry, whose it is, and where its writer stands after it."""
+    """An entry, whose it is, how many lines with numbers there are up to it, and where it ends in its segment."""
 
     writer: str
     entry: Entry
-    position: Position
+    exported: int
+    offset: int
+    segment: str
+    exported_before: int
+
+    @property
+    def position(self) -> Position:
+        """Where its writer stands after it."""
+        return Position(Cursor(self.segment, self.offset), self.entry.seq, self.exported, self.exported_before)
+
+
+class Parsed:
+    """What was parsed last, for several readers of one journal that are about equally far.
+
+    A batch is known again by its last line: that holds the hash of the one before, and so on.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int, bytes], list[Entry | UnreadableError]] = {}
+
+    def entries(self, writer: str, lines: Sequence[bytes]) -> list[Entry | UnreadableError]:
+        """Return what each line is."""
+        key = (writer, len(lines), lines[-1])
+        found = self._known.get(key)
+        if found is None:
+            found = list(_entries(lines))
+            self._known[key] = found
+            while len(self._known) > _BATCHES_KNOWN:
+                self._known.pop(next(iter(self._known)), None)
+        return found
+
+
+def _entries(lines: Iterable[bytes]) -> Iterator[Entry | UnreadableError]:
+    for line in lines:
+        try:
+            yield entry(line)
+        except UnreadableError as error:
+            yield error
 
 
 class _Writer:
     """What is read of one writer and not yet taken."""
 
-    def __init__(self, journal: Path, name: str, position: Position | None) -> None:
+    def __init__(self, journal: Path, name: str, position: Position | None, parsed: Parsed) -> None:
         self.name = name
         self.found: deque[Found] = deque()
         self.position = position
         self.restarted = False
         self._journal = journal
+        self._parsed = parsed
         self._batches: Iterator[Batch] = iter(())
-        self._time = 0
 
     def fill(self, unreadable: Unreadable) -> bool:
         """Read on if nothing is left to take; tell whether there is something."""
@@ -77,35 +117,34 @@ class _Writer:
         elif offset < before.cursor.offset:
             # Recovery cut off lines that were shipped; those that took their numbers are to be shipped as well.
             exported, self.restarted = exported_before, True
-        for line in batch.lines:
+        for line, one in zip(batch.lines, self._parsed.entries(self.name, batch.lines), strict=True):
             offset += len(line) + 1
-            try:
-                one = entry(line, self._time)
-            except UnreadableError as error:
+            if isinstance(one, UnreadableError):
                 seq += 1
-                unreadable(self.name, seq, line, str(error))
+                unreadable(self.name, seq, line, str(one))
                 continue
-            seq, self._time = one.seq, one.time
-            if one.kind is not None:
-                exported += 1
-            self.position = Position(Cursor(segment, offset), seq, exported, exported_before)
-            self.found.append(Found(self.name, one, self.position))
+            seq = one.seq
+            exported += one.kind is not None
+            self.found.append(Found(self.name, one, exported, offset, segment, exported_before))
         self.position = Position(batch.cursor, seq, exported, exported_before)
 
 
 class Merge:
     """Gives the lines that come after `positions`. Reading is by and by; nothing is kept beside what was read last."""
 
-    def __init__(self, journal: Path, positions: Mapping[str, Position], unreadable: Unreadable) -> None:
+    def __init__(
+        self, journal: Path, positions: Mapping[str, Position], unreadable: Unreadable, parsed: Parsed | None = None
+    ) -> None:
         self._journal = journal
         self._unreadable = unreadable
-        self._writers = {name: _Writer(journal, name, position) for name, position in positions.items()}
+        self._parsed = parsed or Parsed()
+        self._writers = {name: self._writer(name, position) for name, position in positions.items()}
 
     def take(self, most: int, most_bytes: int) -> tuple[list[Found], bool]:
         """Return the next lines, about so many and of about so many bytes, and whether there are more."""
         for name in writers(self._journal):
             if name not in self._writers:
-                self._writers[name] = _Writer(self._journal, name, None)
+                self._writers[name] = self._writer(name, None)
         ready = [each for each in self._writers.values() if each.fill(self._unreadable)]
         taken: list[Found] = []
         size = 0
@@ -117,6 +156,9 @@ class Merge:
             if not oldest.found and not oldest.fill(self._unreadable):
                 ready.remove(oldest)
         return taken, bool(ready)
+
+    def _writer(self, name: str, position: Position | None) -> _Writer:
+        return _Writer(self._journal, name, position, self._parsed)
 
     def oldest(self) -> dict[str, int]:
         """Return, by writer, the time of the oldest line that was read and not taken."""

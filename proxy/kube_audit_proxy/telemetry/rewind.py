@@ -44,7 +44,7 @@ def _numbered(path: Path) -> int:
     with path.open("rb") as file:
         for line in file:
             try:
-                count += entry(line.rstrip(b"\n"), 0).kind is not None
+                count += entry(line.rstrip(b"\n")).kind is not None
             except UnreadableError:
                 continue
     return count

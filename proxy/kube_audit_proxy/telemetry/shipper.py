@@ -21,7 +21,7 @@ from kube_audit_proxy.telemetry.commands import Command, Commands
 from kube_audit_proxy.telemetry.delivery import Delivery, Item
 from kube_audit_proxy.telemetry.entries import Entry
 from kube_audit_proxy.telemetry.lines import LineEncoder
-from kube_audit_proxy.telemetry.merge import Found, Merge
+from kube_audit_proxy.telemetry.merge import Found, Merge, Parsed
 from kube_audit_proxy.telemetry.spans import SpanEncoder, Times
 from kube_audit_proxy.telemetry.state import DeadLetter, Position, State
 from kube_audit_proxy.telemetry.times import began, ended
@@ -65,6 +65,7 @@ class Shipper:
         transport: Transport,
         settings: Settings,
         stop: Event,
+        parsed: Parsed | None = None,
     ) -> None:
         self.signal = signal
         self._state = state
@@ -74,7 +75,7 @@ class Shipper:
         self._epoch = state.epoch()
         self.positions: Mapping[str, Position] = state.positions(signal)
         self._commands = Commands(state.commands(signal))
-        self._merge = Merge(journal, self.positions, self._unreadable)
+        self._merge = Merge(journal, self.positions, self._unreadable, parsed)
         self._encode: _Lines | _Spans
         self._encode = _Lines(settings.clusters) if signal is Signal.LOGS else _Spans(settings.sample)
         self._delivery = Delivery(transport, self._encode.envelope, self._refused, stop)
@@ -118,14 +119,15 @@ class Shipper:
 
     def _items(self, found: list[Found]) -> list[Item]:
         items: list[Item] = []
-        for writer, entry, position in found:
+        for each in found:
+            writer, entry = each.writer, each.entry
             record = entry.record
             if record is None:
                 if entry.command_id is not None:
                     self._commands.started(entry.command_id, entry.time)
                 continue
             try:
-                content = self._encode.entry(entry, position)
+                content = self._encode.entry(entry, each.exported)
                 if entry.kind is Kind.CALL and "command_id" in record:
                     start = began(record)
                     self._commands.ended(record, start, ended(record, start, entry.time))
@@ -137,7 +139,8 @@ class Shipper:
         return items
 
     def _save(self, found: list[Found]) -> None:
-        reached = {writer: position for writer, _, position in found}
+        last = {each.writer: each for each in found}
+        reached = {writer: each.position for writer, each in last.items()}
         changed = self._commands.changed
         if reached or changed:
             self._state.save(self.signal, reached, {each: self._commands.state(each) for each in changed})
@@ -164,11 +167,9 @@ class _Lines:
     def __init__(self, clusters: Collection[str]) -> None:
         self._encoder = LineEncoder(clusters)
 
-    def entry(self, entry: Entry, position: Position) -> bytes:
+    def entry(self, entry: Entry, exported: int) -> bytes:
         assert entry.record is not None and entry.kind is not None  # noqa: S101, PT018 - the caller's promise
-        return self._encoder.encode(
-            entry.record, entry.line, time=entry.time, kind=entry.kind, export_seq=position.exported
-        )
+        return self._encoder.encode(entry.record, entry.line, time=entry.time, kind=entry.kind, export_seq=exported)
 
     def command(self, command: Command) -> list[Item]:
         record = command.record()
@@ -188,7 +189,7 @@ class _Spans:
     def envelope(content: bytes) -> bytes:
         return spans.request(content, __version__)
 
-    def entry(self, entry: Entry, _position: Position) -> bytes:
+    def entry(self, entry: Entry, _exported: int) -> bytes:
         record = entry.record
         if (
             entry.kind is not Kind.CALL
