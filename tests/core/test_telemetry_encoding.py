@@ -61,7 +61,7 @@ RECEIVED = 1_795_428_902_131_220_000
 
 def value_of(value: AnyValue) -> Any:
     """Give what an attribute says."""
-    kind = value.WhichOneof("value")
+    kind = value.WhichOneof("value") or "string_value"
     return [each.string_value for each in value.array_value.values] if kind == "array_value" else getattr(value, kind)
 
 

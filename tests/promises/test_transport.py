@@ -53,7 +53,7 @@ def grpc_side(
         return (answer or ExportLogsServiceResponse()).SerializeToString()
 
     class Everything(grpc.GenericRpcHandler):
-        def service(self, _details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        def service(self, _details: grpc.HandlerCallDetails) -> Any:
             return grpc.unary_unary_rpc_method_handler(export)
 
     server = grpc.server(ThreadPoolExecutor(2))
