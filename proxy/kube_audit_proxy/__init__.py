@@ -2,8 +2,8 @@
 
 The packages in the order a call meets them: `gateway` accepts it, `kube` says what it asks for, `identity` who it is
 and which clusters they may call, `cluster` where those are, `audit` describes it, `journal` makes that durable,
-`gateway` passes it on and streams the answer back. `index`, `telemetry` and `export` read the journal afterwards;
-`admin` is for operators, `cli` is what people type.
+`gateway` passes it on and streams the answer back. `index` and `telemetry` read the journal afterwards, `loki` what was
+shipped; `admin` is for operators, `cli` is what people type.
 """
 
 __version__ = "0.1.0"

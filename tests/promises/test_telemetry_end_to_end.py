@@ -206,6 +206,30 @@ def test_status_of_shipping(shipped: Proxy) -> None:
     assert [row[:2] for row in rows[1:]] == [["logs", "w0"], ["logs", "w1"], ["traces", "w0"], ["traces", "w1"]]
 
 
+def test_metrics_and_health(traced: DemoCluster, shipped: Proxy) -> None:
+    """Workers, indexer and shipper are well and ready, and Prometheus finds what they have counted."""
+
+    def answer(path: str) -> str:
+        with urllib.request.urlopen(f"{shipped.admin}{path}") as found:
+            text: str = found.read().decode()
+            return text
+
+    assert kubectl(traced, shipped, "get", "configmaps", "-A") == 0
+    wait_until(lambda: _is_well(shipped), "all processes to be well")
+    assert "ok" in answer("/readyz")
+    counted = 'kube_audit_proxy_shipped_records_total{process="shipper",signal="logs"}'
+    wait_until(lambda: [line for line in answer("/metrics").splitlines() if line.startswith(counted)], "the metric")
+    assert "kube_audit_proxy_calls_total" in answer("/metrics")
+
+
+def _is_well(shipped: Proxy) -> bool:
+    try:
+        with urllib.request.urlopen(f"{shipped.admin}/healthz") as found:
+            return bool(found.status == 200)
+    except OSError:
+        return False
+
+
 def test_what_was_said_last_is_shipped(stack: TelemetryStack, traced: DemoCluster, tmp_path: Path) -> None:
     """A proxy that is stopped ships the ends of its last calls before it is gone."""
     command = ["--kubeconfig", str(traced.kubeconfig), "--otlp", stack.otlp_grpc]

@@ -16,7 +16,7 @@ def fill(loki_url: str, lines: Iterable[bytes], clusters: Collection[str]) -> in
     batch: list[bytes] = []
     sent = 0
     for line in lines:
-        read = entry(line, 0)
+        read = entry(line)
         if read.record is not None and read.kind is not None:
             batch.append(encoder.encode(read.record, line, time=read.time, kind=read.kind))
             sent += 1

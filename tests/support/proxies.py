@@ -49,6 +49,8 @@ class Proxy:
     data_dir: Path
     kubeconfig: Path
     log: Path
+    admin: str = ""
+    """Where operators look, if it was told to let them."""
 
     @property
     def token(self) -> str:
@@ -112,7 +114,7 @@ def proxy(command: Sequence[str], data_dir: Path, log: Path, environ: dict[str, 
         line = process.stdout.readline()
         assert line, f"the proxy did not start: {log.read_text()}"
         ready = json.loads(line)
-        yield Proxy(process, ready["url"], data_dir, Path(ready["kubeconfig"]), log)
+        yield Proxy(process, ready["url"], data_dir, Path(ready["kubeconfig"]), log, ready.get("admin", ""))
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)

@@ -1,20 +1,19 @@
 """`commands`: what people ran, and the API calls each command became."""
 
 from itertools import chain, islice
-from pathlib import Path
 
 import click
 import orjson
 
-from kube_audit_proxy.cli.follow import follow as follow_index
+from kube_audit_proxy.cli.follow import followed
 from kube_audit_proxy.cli.options import (
     Asked,
-    data_dir_option,
     filter_options,
     follow_option,
     limit_option,
     nothing_matches,
     output_option,
+    trail_options,
 )
 from kube_audit_proxy.cli.output import Output, write
 from kube_audit_proxy.cli.render import (
@@ -26,10 +25,10 @@ from kube_audit_proxy.cli.render import (
     indented,
     wide_command_columns,
 )
+from kube_audit_proxy.cli.source import Source, opened
 from kube_audit_proxy.cli.text import visible_json
-from kube_audit_proxy.index.filters import Filters
-from kube_audit_proxy.index.reader import Call, Command, Index
-from kube_audit_proxy.index.schema import FILE_NAME
+from kube_audit_proxy.export.trail import Trail, Watch
+from kube_audit_proxy.index.reader import Call, Command
 
 BRANCH, LAST_BRANCH = "  ├─ ", "  └─ "
 SAMPLE = 1000  # calls that are looked at to choose the widths of columns
@@ -41,8 +40,8 @@ SAMPLE = 1000  # calls that are looked at to choose the widths of columns
 @click.option("--calls", is_flag=True, help="Show the API calls of each command below it.")
 @follow_option("Go on with commands and their calls as they come, until Ctrl-C.")
 @output_option("table", "wide", "json")
-@data_dir_option
-def commands(*, asked: Asked, limit: int, calls: bool, follow: bool, output: str, data_dir: Path) -> None:
+@trail_options
+def commands(*, asked: Asked, limit: int, calls: bool, follow: bool, output: str, source: Source) -> None:
     """Show commands, such as one run of kubectl, and what their API calls add up to.
 
     Filters choose the commands that have at least one call which passes them all. They take several
@@ -55,27 +54,28 @@ def commands(*, asked: Asked, limit: int, calls: bool, follow: bool, output: str
       kubectl audit commands --user alice --since today
       kubectl audit commands --resource secrets --calls
       kubectl audit commands --cluster prod-eu --verb delete --follow
+      kubectl audit commands --from loki --loki-url http://loki:3100 --since 2h --calls
     """  # noqa: D301 - click wants the character, not its escape
-    with Index(data_dir / FILE_NAME) as index:
-        change = index.last_change()
-        found = index.commands(asked.filters, limit)[::-1]
+    with opened(source) as trail:
+        watch = trail.watch(asked.filters) if follow else None
+        found = trail.commands(asked.filters, limit)[::-1]
         if not found and not follow:
             nothing_matches("command", asked)
-        printer = _Printer(index, output, found, more=follow)
+        printer = _Printer(trail, output, found, more=follow)
         for command in found:
             printer.command(command)
             if calls:
                 printer.calls_of(command)
-        if follow:
-            _follow(index, asked.filters, change, printer)
+        if watch:
+            _follow(trail, watch, printer)
 
 
-def _follow(index: Index, filters: Filters, change: int, printer: "_Printer") -> None:
+def _follow(trail: Trail, watch: Watch, printer: "_Printer") -> None:
     """Print each call as it comes, its command above it unless that is the one printed last."""
     shown: str | None = None
-    for changed in follow_index(index, filters, change):
+    for changed in followed(watch):
         command_id = changed.record.get("command_id")
-        if command_id is None or (command := index.command(command_id)) is None:
+        if command_id is None or (command := trail.command(command_id)) is None:
             continue
         if command_id != shown:
             printer.command(command)
@@ -86,8 +86,8 @@ def _follow(index: Index, filters: Filters, change: int, printer: "_Printer") ->
 class _Printer:
     """Prints commands and their calls in the format asked for."""
 
-    def __init__(self, index: Index, output: str, found: list[Command], *, more: bool) -> None:
-        self._index = index
+    def __init__(self, trail: Trail, output: str, found: list[Command], *, more: bool) -> None:
+        self._trail = trail
         self._out = Output()
         self._json = output == "json"
         columns = (wide_command_columns if output == "wide" else command_columns)(self._out.width)
@@ -112,7 +112,7 @@ class _Printer:
 
     def calls_of(self, command: Command) -> None:
         """Print all calls of a command below it."""
-        calls = iter(self._index.calls_of(command.command_id))
+        calls = iter(self._trail.calls_of(command.command_id))
         first = list(islice(calls, SAMPLE))
         layout = self._layout(first, more=False)
         left = command.totals.calls

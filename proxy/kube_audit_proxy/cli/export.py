@@ -12,12 +12,13 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from kube_audit_proxy.cli.options import Asked, data_dir_option, filter_options
+from kube_audit_proxy.cli.options import Asked, filter_options, trail_options
 from kube_audit_proxy.cli.output import machine_row, note
+from kube_audit_proxy.cli.source import Source, opened
 from kube_audit_proxy.export import csv
+from kube_audit_proxy.export.trail import Trail
 from kube_audit_proxy.index.filters import Filters
-from kube_audit_proxy.index.reader import Call, Index
-from kube_audit_proxy.index.schema import FILE_NAME
+from kube_audit_proxy.index.reader import Call
 
 STANDARD_OUTPUT = "-"
 
@@ -26,8 +27,8 @@ STANDARD_OUTPUT = "-"
 @filter_options
 @click.option("--format", "format_", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
 @click.option("-o", "--output", metavar="FILE|-", required=True, help="The file to write; - is standard output.")
-@data_dir_option
-def export(*, asked: Asked, format_: str, output: str, data_dir: Path) -> None:
+@trail_options
+def export(*, asked: Asked, format_: str, output: str, source: Source) -> None:
     """Write all API calls that pass the filters to a file, oldest first.
 
     The file appears under its name only when it is complete. csv is safe to open in a spreadsheet;
@@ -37,13 +38,14 @@ def export(*, asked: Asked, format_: str, output: str, data_dir: Path) -> None:
     Examples:
       kubectl audit export --since 2026-11-01 --until 2026-12-01 -o november.csv
       kubectl audit export --user alice --format jsonl -o - | jq -r .requestURI
+      kubectl audit export --from loki --loki-url https://loki.example.com --since 30d -o month.csv
     """  # noqa: D301 - click wants the character, not its escape
-    with Index(data_dir / FILE_NAME) as index, _opened(output) as file:
+    with opened(source) as trail, _opened(output) as file:
         row = machine_row(format_, terminal=file.isatty())
         written = 0
         if format_ == "csv":
             file.write(csv.header().encode())
-        for call in _with_progress(index, asked.filters):
+        for call in _with_progress(trail, asked.filters):
             file.write(row(call.line, call.record).encode())
             written += 1
         file.flush()
@@ -73,11 +75,11 @@ def _opened(output: str) -> Iterator[IO[bytes]]:
             raise
 
 
-def _with_progress(index: Index, filters: Filters) -> Iterator[Call]:
+def _with_progress(trail: Trail, filters: Filters) -> Iterator[Call]:
     """Yield all calls that pass, with a progress bar where standard error is a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield from index.iterate(filters)
+        yield from trail.iterate(filters)
         return
     with Progress(console=console, transient=True) as progress:
-        yield from progress.track(index.iterate(filters), total=index.count(filters), description="Exporting")
+        yield from progress.track(trail.iterate(filters), total=trail.expected(filters), description="Exporting")

@@ -6,16 +6,21 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
 from kube_audit_proxy import __version__
+from kube_audit_proxy.admin.access import FILE_NAME as TOKEN_FILE
 from kube_audit_proxy.cli.options import DATA_DIR_VARIABLE, default_data_dir
 from kube_audit_proxy.cli.own_kubeconfig import issue_own_kubeconfig
 from kube_audit_proxy.cli.text import visible
+from kube_audit_proxy.config import Config
+from kube_audit_proxy.export.names import Signal
 from kube_audit_proxy.process.service import Running, Served
 
 
@@ -36,13 +41,15 @@ class Front:
         """Say that the proxy is ready, and how to use it; then follow the trail until cancelled."""
         kubeconfig = issue_own_kubeconfig(running, demo=self.demo_kubectl is not None)
         if self._as_json:
-            ready = {
+            ready: dict[str, Any] = {
                 "ready": True,
                 "url": running.config.url,
                 "kubeconfig": str(kubeconfig),
                 "data_dir": str(running.config.data_dir),
                 "clusters": [each.name for each in running.clusters],
             }
+            if running.config.admin is not None:
+                ready["admin"] = f"http://{running.config.admin.host}:{running.config.admin.port}"
             click.echo(json.dumps(ready))
             sys.stdout.flush()
             return
@@ -54,6 +61,7 @@ class Front:
         lines = [f"{bold('kube-audit-proxy')} {__version__} is ready at {running.config.url}", ""]
         width = max(len(each.name) for each in running.clusters)
         lines += [f"  {bold(each.name.ljust(width))}  {_state(each)}" for each in running.clusters]
+        lines += ["", *_followers(running.config)] if running.config.telemetry or running.config.admin else []
         lines += ["", "In another terminal:", ""]
         lines += [f"  {bold(command)}" for command in self._commands(running, kubeconfig)]
         if self.demo_kubectl is not None:
@@ -71,6 +79,20 @@ class Front:
         if missing:
             commands.append(f"export PATH={':'.join(missing)}:$PATH")
         return [*commands, "kubectl get po -A", "kubectl audit commands"]
+
+
+def _followers(config: Config) -> Iterator[str]:
+    """Say where records are shipped to, and where operators look."""
+    if config.telemetry is not None:
+        signals = " and ".join(
+            {Signal.LOGS: "lines", Signal.TRACES: "spans"}[each] for each in config.telemetry.signals
+        )
+        where = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or config.telemetry.endpoint
+        yield f"  Ships {signals}{f' to {visible(where)}' if where else ''}: kube-audit-proxy ship --status"
+    if config.admin is not None:
+        base = f"{'https' if config.admin.tls else 'http'}://{config.admin.host}:{config.admin.port}"
+        token = config.admin.token_file or config.data_dir / TOKEN_FILE
+        yield f"  {base}/metrics, /healthz, /readyz; /export.csv with the token in {token}"
 
 
 def _state(served: Served) -> str:

@@ -2,26 +2,26 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
-from pathlib import Path
 
 import click
 
-from kube_audit_proxy.cli.follow import follow as follow_index
+from kube_audit_proxy.cli.follow import followed
 from kube_audit_proxy.cli.options import (
     Asked,
-    data_dir_option,
     filter_options,
     follow_option,
     limit_option,
     nothing_matches,
     output_option,
+    trail_options,
 )
 from kube_audit_proxy.cli.output import Output, machine_row, write
 from kube_audit_proxy.cli.render import call_columns, fit, wide_call_columns
+from kube_audit_proxy.cli.source import Source, opened
 from kube_audit_proxy.export import csv
+from kube_audit_proxy.export.trail import Trail
 from kube_audit_proxy.index.filters import Filters
-from kube_audit_proxy.index.reader import Call, Change, Index
-from kube_audit_proxy.index.schema import FILE_NAME
+from kube_audit_proxy.index.reader import Call, Change
 
 SAMPLE = 1000  # rows that are looked at to choose the widths of columns
 
@@ -31,8 +31,8 @@ SAMPLE = 1000  # rows that are looked at to choose the widths of columns
 @limit_option("calls")
 @follow_option("Go on with calls as they are answered, until Ctrl-C.")
 @output_option("table", "wide", "json", "csv")
-@data_dir_option
-def log(*, asked: Asked, limit: int, follow: bool, output: str, data_dir: Path) -> None:
+@trail_options
+def log(*, asked: Asked, limit: int, follow: bool, output: str, source: Source) -> None:
     """Show API calls: who did what, where and when. The newest are at the bottom.
 
     Filters take several values by commas or repetition; !x excludes, * stands for anything.
@@ -44,24 +44,25 @@ def log(*, asked: Asked, limit: int, follow: bool, output: str, data_dir: Path) 
       kubectl audit log --namespace 'team-*,!team-test' --verb create,patch,delete
       kubectl audit log --resource secrets,pods/exec --decision deny --follow
       kubectl audit log --status '>=400' --since today -o json | jq .message
+      kubectl audit log --from loki --loki-url http://loki:3100 --since 7d --user alice
     """  # noqa: D301 - click wants the character, not its escape
-    with Index(data_dir / FILE_NAME) as index:
-        change = index.last_change()
-        calls = _newest(index, asked.filters, limit)
+    with opened(source) as trail:
+        watch = trail.watch(asked.filters) if follow else None
+        calls = _newest(trail, asked.filters, limit)
         first = list(islice(calls, SAMPLE))
         if not first and not follow:
             nothing_matches("API call", asked)
         show = _shower(output, first, more=follow or len(first) == SAMPLE)
         for call in chain(first, calls):
             show(call)
-        if follow:
-            for changed in follow_index(index, asked.filters, change):
+        if watch:
+            for changed in followed(watch):
                 show(changed)
 
 
-def _newest(index: Index, filters: Filters, limit: int) -> Iterator[Call]:
+def _newest(trail: Trail, filters: Filters, limit: int) -> Iterator[Call]:
     """Yield the newest calls, oldest of them first."""
-    return reversed(index.calls(filters, limit)) if limit else index.iterate(filters)
+    return reversed(trail.calls(filters, limit)) if limit else trail.iterate(filters)
 
 
 def _shower(output: str, first: Sequence[Call], *, more: bool) -> Callable[[Call | Change], None]:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from kube_audit_proxy.cli.output import note
+from kube_audit_proxy.cli.source import INDEX, LOKI, Source
 from kube_audit_proxy.cli.text import visible
 from kube_audit_proxy.index.filters import OPTIONS, Filters, in_words, parse
 
@@ -46,6 +47,39 @@ def data_dir_option(function: Function) -> Function:
         " or kube-audit-proxy in $XDG_DATA_HOME or ~/.local/share.",
     )
     return option(function)
+
+
+def trail_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say where the trail is; the function gets them as `source: Source`."""
+
+    @wraps(function)
+    def with_source(*, from_: str, loki_url: str | None, tenant: str | None, data_dir: Path, **arguments: Any) -> Any:
+        for name, value in (("--loki-url", loki_url), ("--tenant", tenant)):
+            if value is not None and from_ != LOKI:
+                raise click.UsageError(f"{name} is for --from {LOKI}: give that as well.")
+        return function(source=Source(from_, data_dir, loki_url, tenant), **arguments)
+
+    decorated: Callable[..., Any] = data_dir_option(with_source)
+    for option in reversed((
+        click.option(
+            "--from",
+            "from_",
+            type=click.Choice([INDEX, LOKI]),
+            default=INDEX,
+            show_default=True,
+            help="Read the trail beside the proxy, or the one in Loki: of all proxies, and without calls"
+            " whose answer has not begun. Without --since, Loki is asked for 90 days.",
+        ),
+        click.option(
+            "--loki-url",
+            metavar="URL",
+            help="Where Loki is. Default: $LOKI_URL, $LOKI_ADDR. How to get in is said by logcli's variables:"
+            " LOKI_BEARER_TOKEN[_FILE] or LOKI_USERNAME and LOKI_PASSWORD, LOKI_CA_CERT_PATH.",
+        ),
+        click.option("--tenant", metavar="NAME", help="Loki's tenant. Default: $LOKI_ORG_ID."),
+    )):  # fmt: skip
+        decorated = option(decorated)
+    return decorated
 
 
 def filter_options(function: Callable[..., Any]) -> Callable[..., Any]:

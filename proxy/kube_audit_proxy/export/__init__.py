@@ -1,1 +1,1 @@
-"""What is made of the records for others: files to open, lines to ship."""
+"""What is made of the records for others: files to open, names to ask by, and trails wherever they are kept."""
