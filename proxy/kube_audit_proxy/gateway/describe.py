@@ -12,6 +12,7 @@ from kube_audit_proxy.kube.headers import access_method, kubectl_command, trunca
 from kube_audit_proxy.kube.query import exec_options, redact_query
 from kube_audit_proxy.kube.requestinfo import RequestInfo, refusal, request_info
 from kube_audit_proxy.kube.targets import BadTarget
+from kube_audit_proxy.kube.verbs import VerbClass, is_long_running, verb_class
 
 _RUNS_IN_CONTAINER = frozenset({"exec", "attach"})
 _LONGEST_REMEMBERED = 512
@@ -26,6 +27,13 @@ class Asked(NamedTuple):
     refused: str
     """Why it is refused, if it is."""
     members: bytes
+    verb_class: VerbClass | None = None
+    """What it can do at most; None where that cannot be told."""
+    long_running: bool = False
+
+
+NOTHING_ASKED = Asked(None, "", b"")
+"""Of a call that broke off before anything could be known."""
 
 
 def describe_request(method: str, target: str, redaction: Redaction) -> Asked:
@@ -37,7 +45,7 @@ def describe_request(method: str, target: str, redaction: Redaction) -> Asked:
 
 def _describe_request(method: str, target: str, redaction: Redaction) -> Asked:
     if not method:
-        return Asked(None, "", b"")  # it broke off before anything could be known
+        return NOTHING_ASKED
     known: dict[str, Any] = {"method": method}
     info, refused = None, ""
     try:
@@ -56,7 +64,9 @@ def _describe_request(method: str, target: str, redaction: Redaction) -> Asked:
         known |= {"exec_argv": shown} if shown and info.subresource == "exec" else {}
         known |= {"exec_container": options.container} if options.container else {}
     known["requestURI"] = redact_query(target)
-    return Asked(info, refused, members(known))
+    if info is None:
+        return Asked(info, refused, members(known))
+    return Asked(info, refused, members(known), verb_class(info), is_long_running(info))
 
 
 _remembered_request = lru_cache(maxsize=4096)(_describe_request)

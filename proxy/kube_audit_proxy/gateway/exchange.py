@@ -19,6 +19,8 @@ from kube_audit_proxy.cluster.cluster import Cluster
 from kube_audit_proxy.cluster.credential import CredentialError
 from kube_audit_proxy.gateway.client import ClientConnection, Request
 from kube_audit_proxy.gateway.describe import (
+    NOTHING_ASKED,
+    Asked,
     describe_client,
     describe_connection,
     describe_identity,
@@ -53,7 +55,7 @@ from kube_audit_proxy.kube.channels import observer
 from kube_audit_proxy.kube.headers import kubectl_session
 from kube_audit_proxy.kube.requestinfo import RequestInfo
 from kube_audit_proxy.kube.status import Status, parse_status
-from kube_audit_proxy.kube.verbs import VerbClass, is_long_running, verb_class
+from kube_audit_proxy.kube.verbs import VerbClass
 from kube_audit_proxy.process.status import Tally
 
 log = logging.getLogger(__name__)
@@ -97,10 +99,10 @@ class Call:
 
     __slots__ = (
         "answered",
+        "asked",
         "client",
         "cluster",
         "connection",
-        "info",
         "record",
         "request",
         "response",
@@ -113,7 +115,7 @@ class Call:
         self.client = client
         self.request = request
         self.record = record
-        self.info: RequestInfo | None = None
+        self.asked = NOTHING_ASKED
         self.cluster: Cluster | None = None
         self.connection: UpstreamConnection | None = None
         self.response: Response | None = None
@@ -235,8 +237,8 @@ class Gateway:
             self.in_flight -= 1
             end = self._end(call, outcome, failure)
             self._release(call)
-            self._count(call.info, end)
             self._journal.append(call.record.end(self._wall(), end), ends=call.record.audit_id)
+            self._count(call.asked, end)
 
     # what, who, may
 
@@ -247,7 +249,7 @@ class Gateway:
         record.add(describe_connection(cluster_name, call.client.address))
         asked = describe_request(request.method, target, self._redaction)
         record.add(asked.members)
-        call.info = info = asked.info
+        call.asked, info = asked, asked.info
         if request.broken is not None:
             raise request.broken
         scrubbed, user = await self._caller(call)
@@ -307,7 +309,7 @@ class Gateway:
             await self._journal.commit(start, call=call.record.audit_id)
             self.tally.committed((self._clock() - began) * 1000)
         except JournalError as error:
-            if call.info is not None and verb_class(call.info) in self._relaxed:
+            if call.asked.verb_class in self._relaxed:
                 call.record.add(b'"relaxed":true')
                 self._journal.append(call.record.start())
                 return None
@@ -352,12 +354,16 @@ class Gateway:
             ports=ports,
         )
 
-    def _count(self, info: RequestInfo | None, end: CallEnd) -> None:
-        kind = verb_class(info) if info is not None else ""
-        speedy = info is not None and not is_long_running(info)
-        duration = end.duration_ms if speedy else None
+    def _count(self, asked: Asked, end: CallEnd) -> None:
+        duration = None if asked.long_running else end.duration_ms  # how long somebody watches says nothing of speed
         self.tally.count(
-            end.status, end.decision, duration, end.upstream_ms, end.request_bytes, end.response_bytes, kind
+            end.status,
+            end.decision,
+            duration,
+            end.upstream_ms,
+            end.request_bytes,
+            end.response_bytes,
+            asked.verb_class or "",
         )
 
     # upstream
@@ -366,7 +372,7 @@ class Gateway:
         client, request, cluster = call.client, call.request, admitted.cluster
         if client.lost:
             raise ClientGoneError
-        long_running = is_long_running(admitted.info)
+        long_running = call.asked.long_running
         response = await self._ask(call, admitted, patient=long_running)
         connection = call.connection
         assert connection is not None  # noqa: S101 - `_ask` has set it
@@ -491,9 +497,9 @@ class Gateway:
         if not request.body_done or request.upgrading or self.draining:
             request.keep_alive = False
         if not client.lost:
-            client.transport.write(answer(failure, call.record.audit_id, call.info, request))
+            client.transport.write(answer(failure, call.record.audit_id, call.asked.info, request))
 
 
 def _is_foreign(call: Call) -> bool:
     """Whether the answer is some pod's, service's or node's own, and may say anything of itself."""
-    return call.info is not None and call.info.subresource == "proxy"
+    return call.asked.info is not None and call.asked.info.subresource == "proxy"
