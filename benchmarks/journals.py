@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from kube_audit_proxy.audit.command import command_id
@@ -36,44 +36,57 @@ def write_journal(journal: Path, calls: int, *, begin: datetime, per_second: flo
 def _records(calls: int, begin: datetime, per_second: float) -> Iterator[dict[str, Any]]:
     yield {"kind": "segment", "format": 1, "product": "kube-audit-proxy/bench", "opened": _stamp(begin)}
     choose = random.Random(1)  # noqa: S311 - the same each time is what is wanted
-    session = user = ""
+    run = _Run("", "", "", "")
     for number in range(calls):
         if number % CALLS_PER_COMMAND == 0:
-            session, user = str(UUID(int=choose.getrandbits(128))), f"user-{choose.randrange(50)}@example.com"
+            user = f"user-{choose.randrange(50)}@example.com"
+            session = str(UUID(int=choose.getrandbits(128)))
+            run = _Run(user, session, f"team-{choose.randrange(30)}", choose.choice(_RESOURCES))
         received = begin + timedelta(seconds=number / per_second)
-        start = _start(choose, received, session, user)
+        start = _start(choose, received, run, listing=number % CALLS_PER_COMMAND == 0)
         yield start
         yield _end(choose, start, received)
 
 
-def _start(choose: random.Random, received: datetime, session: str, user: str) -> dict[str, Any]:
-    namespace = f"team-{choose.randrange(30)}"
-    resource, command = choose.choice(_RESOURCES), command_id(user, session)
+class _Run(NamedTuple):
+    """A command: it lists something in a namespace, and gets some of it by name."""
+
+    user: str
+    session: str
+    namespace: str
+    resource: str
+
+
+def _start(choose: random.Random, received: datetime, run: _Run, *, listing: bool) -> dict[str, Any]:
+    command = command_id(run.user, run.session)
     audit_id = str(UUID(int=choose.getrandbits(128), version=4))
+    name = f"checkout-{choose.randrange(40)}"
+    path = f"/api/v1/namespaces/{run.namespace}/{run.resource}"
     return {
         "kind": "call",
         "stage": "RequestReceived",
         "stageTimestamp": _stamp(received),
         "auditID": audit_id,
         "requestReceivedTimestamp": _stamp(received),
+        "sourceIPs": [f"192.0.2.{sum(run.user.encode()) % 250}"],
         "cluster": "prod-eu",
-        "sourceIPs": [f"192.0.2.{choose.randrange(250)}"],
         "method": "GET",
-        "verb": "list",
+        "verb": "list" if listing else "get",
         "version": "v1",
-        "resource": resource,
-        "namespace": namespace,
-        "requestURI": f"/api/v1/namespaces/{namespace}/{resource}?limit=500",
+        "resource": run.resource,
+        "namespace": run.namespace,
+        **({} if listing else {"name": name}),
+        "requestURI": f"{path}?limit=500" if listing else f"{path}/{name}",
         "userAgent": _AGENT,
         "access_method": "kubectl",
         "command": "kubectl get",
         "command_source": "header",
-        "user": user,
+        "user": run.user,
         "authenticator": "token",
         "groups": ["developers"],
         "command_id": command,
         "impersonated": True,
-        "upstream_user": user,
+        "upstream_user": run.user,
         "trace_id": trace_id(command),
         "span_id": server_span_id(audit_id),
     }

@@ -17,6 +17,7 @@ from kube_audit_proxy.gateway.describe import (
 )
 from kube_audit_proxy.identity.user import User
 from kube_audit_proxy.journal.line import FIRST_PREVIOUS, build, head, parse
+from kube_audit_proxy.telemetry.entries import Commons
 
 AUDIT_ID = "5d2f2d0a-3f0e-4d65-9a3c-0f5f6b1c2d3e"
 RECEIVED, LATER = "2026-11-23T10:15:02.131220Z", "2026-11-23T10:15:03.000001Z"
@@ -215,3 +216,12 @@ def test_fields_are_said_once() -> None:
     assert len({field.name for field in FIELDS}) == len(FIELDS)
     assert all((field.type, field.lines, field.meaning, field.source) for field in FIELDS)
     assert {field.lines for field in FIELDS} >= {EVERY, START, STARTED, END}
+
+
+@pytest.mark.parametrize("exec_call", [True, False])
+def test_lines_are_in_an_order_that_can_be_taken_apart(*, exec_call: bool) -> None:
+    """What is asked for and who asks stand together in a line, so that shipping parses what comes again once."""
+    line = build(head("w0"), 1, FIRST_PREVIOUS.encode(), described(exec_call=exec_call).end(LATER, FULL))
+    asked, client = Commons().split(line)[0]
+    assert asked.record.keys() >= {"cluster", "method", "verb", "requestURI"}
+    assert client.record.keys() >= {"userAgent", "access_method", "user", "groups"}

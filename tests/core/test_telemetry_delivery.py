@@ -50,7 +50,7 @@ class Patient(Event):
 def delivery(side: Side, refused: list[tuple[int, str]] | None = None, stop: Event | None = None) -> Delivery:
     """Make a delivery to a side."""
     letters = refused if refused is not None else []
-    return Delivery(side, bytes, lambda item, why: letters.append((item.seq, why)), stop or Patient())
+    return Delivery(side, b"".join, lambda item, why: letters.append((item.seq, why)), stop or Patient())
 
 
 def test_all_at_once() -> None:

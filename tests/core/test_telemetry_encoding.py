@@ -16,7 +16,7 @@ from kube_audit_proxy.audit.fields import FIELDS
 from kube_audit_proxy.export.names import LABELS, Kind, attribute
 from kube_audit_proxy.telemetry import lines, protobuf, spans
 from kube_audit_proxy.telemetry.attributes import LONGEST_TEXT
-from kube_audit_proxy.telemetry.entries import UnreadableError, entry
+from kube_audit_proxy.telemetry.entries import Commons, UnreadableError, entry
 from kube_audit_proxy.telemetry.lines import LineEncoder
 from kube_audit_proxy.telemetry.route import route, span_name
 from kube_audit_proxy.telemetry.spans import SpanEncoder, Times
@@ -31,20 +31,21 @@ RECORD: dict[str, Any] = {
     "stageTimestamp": "2026-11-23T10:15:02.152904Z",
     "auditID": "5d2f2d0a-3f0e-4d65-9a3c-0f5f6b1c2d3e",
     "requestReceivedTimestamp": "2026-11-23T10:15:02.131220Z",
-    "cluster": "prod-eu",
-    "user": "alice@example.com",
-    "groups": ["developers", "qa"],
     "sourceIPs": ["192.0.2.7"],
-    "access_method": "kubectl",
-    "impersonated": True,
+    "cluster": "prod-eu",
     "method": "GET",
-    "requestURI": "/api/v1/namespaces/team-checkout/pods?limit=500",
     "verb": "list",
     "version": "v1",
     "resource": "pods",
     "namespace": "team-checkout",
+    "requestURI": "/api/v1/namespaces/team-checkout/pods?limit=500",
+    "userAgent": "kubectl/v1.36.3 (linux/amd64) kubernetes/66452049",
+    "access_method": "kubectl",
     "command": "kubectl get",
+    "user": "alice@example.com",
+    "groups": ["developers", "qa"],
     "command_id": "0b5c6f0e-6a53-8c1e-9f6a-2f0d9d6c7b8a",
+    "impersonated": True,
     "trace_id": "0b5c6f0e6a538c1e9f6a2f0d9d6c7b8a",
     "span_id": "9a3c0f5f6b1c2d3e",
     "status": 200,
@@ -56,6 +57,8 @@ RECORD: dict[str, Any] = {
     "upstream_ms": 20.911,
     "response_bytes": 48213,
 }
+"""The end of a call, in the order in which the gateway writes it."""
+
 RECEIVED = 1_795_428_902_131_220_000
 
 
@@ -70,8 +73,8 @@ def line_of(record: dict[str, Any], clusters: tuple[str, ...] = ("prod-eu",)) ->
     one = entry(orjson.dumps(record))
     assert one.record is not None
     assert one.kind is not None
-    content = LineEncoder(clusters).encode(one.record, one.line, time=one.time, kind=one.kind)
-    request = ExportLogsServiceRequest.FromString(lines.request(content))
+    content = LineEncoder(clusters).encode(one.record, one.line, (), time=one.time, kind=one.kind)
+    request = ExportLogsServiceRequest.FromString(lines.request([content]))
     (found,) = request.resource_logs[0].scope_logs[0].log_records
     return found, {each.key: value_of(each.value) for each in found.attributes}
 
@@ -80,9 +83,9 @@ def spans_of(record: dict[str, Any]) -> list[tuple[Span, dict[str, Any]]]:
     """Give a record's spans, and what the attributes of each say."""
     start = began(record)
     content = SpanEncoder().encode_call(
-        record, Times(start, ended(record, start, nanoseconds(record["stageTimestamp"])))
+        record, Times(start, ended(record, start, nanoseconds(record["stageTimestamp"]))), ()
     )
-    request = ExportTraceServiceRequest.FromString(spans.request(content, "1.2.3"))
+    request = ExportTraceServiceRequest.FromString(spans.request([content], "1.2.3"))
     found = request.resource_spans[0].scope_spans[0].spans
     return [(span, {each.key: value_of(each.value) for each in span.attributes}) for span in found]
 
@@ -124,10 +127,10 @@ def test_the_same_record_is_the_same_bytes() -> None:
     """What is sent again, also by another process, is what was sent before: Loki compares all of it."""
     one = entry(orjson.dumps(RECORD))
     assert one.record is not None
-    sent = [LineEncoder(("prod-eu",)).encode(one.record, one.line, time=one.time, kind=Kind.CALL) for _ in range(2)]
+    sent = [LineEncoder(("prod-eu",)).encode(one.record, one.line, (), time=one.time, kind=Kind.CALL) for _ in range(2)]
     used = LineEncoder(("prod-eu",))
-    used.encode({**RECORD, "user": "bob", "status": 404}, b"{}", time=1, kind=Kind.CALL)
-    assert {used.encode(one.record, one.line, time=one.time, kind=Kind.CALL), *sent} == {sent[0]}
+    used.encode({**RECORD, "user": "bob", "status": 404}, b"{}", (), time=1, kind=Kind.CALL)
+    assert {used.encode(one.record, one.line, (), time=one.time, kind=Kind.CALL), *sent} == {sent[0]}
 
 
 @pytest.mark.parametrize(
@@ -318,3 +321,39 @@ def test_times_are_read_back(microseconds: int) -> None:
     """A time that is written is the time that is read."""
     moment = microseconds % 250_000_000_000_000_000 * 1000
     assert nanoseconds(rfc3339(moment)) == moment
+
+
+@given(st.dictionaries(st.sampled_from([*RECORD, "upgrade", "exec_argv", "message"]), st.text() | st.lists(st.text())))
+def test_what_lines_have_in_common(changes: dict[str, Any]) -> None:
+    """A line that is taken apart to parse what many have in common once says the same, whatever stands in it."""
+    record = {**RECORD, **changes, "stage": "ResponseComplete", "seq": 1, "stageTimestamp": RECORD["stageTimestamp"]}
+    line = orjson.dumps(record)
+    commons = Commons()
+    for _ in range(2):
+        parts, own = commons.split(line)
+        assert {key: value for part in parts for key, value in part.record.items()} | orjson.loads(own) == record
+
+
+@pytest.mark.parametrize("missing", ["cluster", "userAgent", "command_id", "trace_id"])
+def test_lines_that_lack_a_part(missing: str) -> None:
+    """Calls that broke off early lack parts by which a line is taken apart; nothing of what they say is lost."""
+    record = {key: value for key, value in RECORD.items() if key != missing}
+    parts, own = Commons().split(orjson.dumps(record))
+    assert {key: value for part in parts for key, value in part.record.items()} | orjson.loads(own) == record
+
+
+def test_taken_apart_and_whole_say_the_same() -> None:
+    """Attributes of a line that was taken apart are those of the whole line, in Loki and in Tempo."""
+    one = entry(orjson.dumps(RECORD), Commons())
+    assert one.common
+    assert one.record is not None
+    assert one.kind is not None
+    content = LineEncoder(("prod-eu",)).encode(one.record, one.line, one.common, time=one.time, kind=one.kind)
+    (found,) = ExportLogsServiceRequest.FromString(lines.request([content])).resource_logs[0].scope_logs[0].log_records
+    assert {each.key: value_of(each.value) for each in found.attributes} == line_of(RECORD)[1]
+    start = began(RECORD)
+    spanned = SpanEncoder().encode_call(one.record, Times(start, start), one.common)
+    request = ExportTraceServiceRequest.FromString(spans.request([spanned], "1"))
+    for span, (whole, said) in zip(request.resource_spans[0].scope_spans[0].spans, spans_of(RECORD), strict=True):
+        assert (span.name, span.span_id, span.parent_span_id) == (whole.name, whole.span_id, whole.parent_span_id)
+        assert {each.key: value_of(each.value) for each in span.attributes} == said

@@ -14,6 +14,7 @@ from interpolation import Span
 
 from kube_audit_proxy.telemetry import lines, spans
 from kube_audit_proxy.telemetry.commands import Commands
+from kube_audit_proxy.telemetry.entries import kind_of
 from kube_audit_proxy.telemetry.spans import Times
 from kube_audit_proxy.telemetry.times import nanoseconds
 from support.journals import BEGINNING, end, random_calls, stamp, start, started
@@ -118,22 +119,22 @@ def send(loki: str, otlp: str, records: list[Record]) -> None:
     encoder, span_encoder = lines.LineEncoder(CLUSTERS), spans.SpanEncoder()
     encoded, traced = [], []
     for record in records:
-        kind = lines.kind_of(record)
+        kind = kind_of(record)
         assert kind is not None
         time = nanoseconds(record["stageTimestamp"])
         number = record.get("export_seq")
         line = {key: value for key, value in record.items() if key != "export_seq"}
-        encoded.append(encoder.encode(line, orjson.dumps(line), time=time, kind=kind, export_seq=number))
+        encoded.append(encoder.encode(line, orjson.dumps(line), (), time=time, kind=kind, export_seq=number))
         if kind == "call":
             began = nanoseconds(record["requestReceivedTimestamp"])
-            traced.append(span_encoder.encode_call(record, Times(began, time)))
+            traced.append(span_encoder.encode_call(record, Times(began, time), ()))
         if kind == "command":
             began = nanoseconds(record["requestReceivedTimestamp"])
             traced.append(span_encoder.encode_command(record, Times(began, time)))
     for at in range(0, len(encoded), 500):
-        _post(f"{loki}/otlp/v1/logs", lines.request(b"".join(encoded[at : at + 500])))
+        _post(f"{loki}/otlp/v1/logs", lines.request(encoded[at : at + 500]))
     for at in range(0, len(traced), 500):
-        _post(f"{otlp}/v1/traces", spans.request(b"".join(traced[at : at + 500]), "test"))
+        _post(f"{otlp}/v1/traces", spans.request(traced[at : at + 500], "test"))
 
 
 def label(record: Record, name: str) -> str:
@@ -276,7 +277,7 @@ def _keep(trail: Trail, record: Record) -> None:
         "heartbeat": trail.heartbeats,
         "lost": trail.lost,
     }
-    kept[str(lines.kind_of(record))].append(record)
+    kept[str(kind_of(record))].append(record)
 
 
 def _shifted(record: Record, shift: timedelta) -> Record:

@@ -24,7 +24,7 @@ from kube_audit_proxy.tls import ensure_certificates
 from servers.stack import CONFIGURATION
 from support.shipping import clear_environment
 
-EMPTY = {Signal.LOGS: lines.request(b""), Signal.TRACES: spans.request(b"", "1")}
+EMPTY = {Signal.LOGS: lines.request([]), Signal.TRACES: spans.request([], "1")}
 TLS = """
 receivers:
   otlp:

@@ -18,7 +18,7 @@ def fill(loki_url: str, lines: Iterable[bytes], clusters: Collection[str]) -> in
     for line in lines:
         read = entry(line)
         if read.record is not None and read.kind is not None:
-            batch.append(encoder.encode(read.record, line, time=read.time, kind=read.kind))
+            batch.append(encoder.encode(read.record, line, (), time=read.time, kind=read.kind))
             sent += 1
         if len(batch) == BATCH:
             _send(loki_url, batch)
@@ -36,7 +36,7 @@ def lines_of(journal: Path) -> list[bytes]:
 def _send(loki_url: str, log_records: list[bytes]) -> None:
     asked = urllib.request.Request(
         f"{loki_url}/otlp/v1/logs",
-        data=request(b"".join(log_records)),
+        data=request(log_records),
         headers={"Content-Type": "application/x-protobuf"},
     )
     with urllib.request.urlopen(asked, timeout=60):

@@ -95,8 +95,9 @@ def describe_connection(cluster: str, address: str) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _describe_connection(cluster: str, address: str) -> bytes:
-    known: dict[str, Any] = {"cluster": cluster} if cluster else {}
-    return members(known | {"sourceIPs": [address]} if address else known)
+    # What is asked of a cluster stands together, and so does what a client says of itself (telemetry/entries.py).
+    known: dict[str, Any] = {"sourceIPs": [address]} if address else {}
+    return members(known | {"cluster": cluster} if cluster else known)
 
 
 def describe_client(user_agent: str, command: str, upgrade: str) -> bytes:

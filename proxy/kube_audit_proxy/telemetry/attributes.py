@@ -4,7 +4,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from kube_audit_proxy.telemetry.protobuf import any_value, key_value, message
+from kube_audit_proxy.telemetry.protobuf import key_value, keyed
 
 Writer = Callable[[Any], bytes]
 """Makes of a field's value the attributes for it: none, one or several."""
@@ -33,12 +33,10 @@ def remembered(write: Writer) -> Writer:
 
 def plain(field: int, key: str) -> Writer:
     """Return a writer of numbers, truth values and texts; `field` is the attributes' number in their message."""
-    start = message(1, key.encode())
+    attribute = keyed(field, key)
 
     def write(value: Any) -> bytes:
-        if isinstance(value, str) and len(value) > LONGEST_TEXT:
-            value = value[:LONGEST_TEXT]
-        return message(field, start + message(2, any_value(value)))
+        return attribute(value[:LONGEST_TEXT] if isinstance(value, str) and len(value) > LONGEST_TEXT else value)
 
     return write
 
@@ -75,16 +73,13 @@ class Attributes:
     def __init__(self, writers: Mapping[str, Writer], other: Callable[[str], Writer]) -> None:
         self._writers = dict(writers)
         self._other = other
-        self._known: tuple[dict[tuple[Any, ...], bytes], ...] = tuple({} for _ in TOGETHER)
+        self._known: dict[tuple[Any, ...], bytes] = {}
 
     def __call__(self, record: Mapping[str, Any]) -> bytes:
         """Return the attributes of a record; of the same one always the same."""
-        get, writers = record.get, self._writers
-        parts = []
-        for fields, known in zip(TOGETHER, self._known, strict=True):
-            values = tuple(map(get, fields))
-            part = known.get(values)
-            parts.append(self._together(fields, values, known) if part is None else part)
+        writers = self._writers
+        values = tuple(map(record.get, TOGETHER))
+        parts = [self._known.get(values) or self._together(values)]
         for field in record:
             if field not in _TOGETHER:
                 write = writers.get(field) or self._new(field)
@@ -95,23 +90,17 @@ class Attributes:
         write = self._writers[field] = self._other(field)
         return write
 
-    def _together(self, fields: tuple[str, ...], values: tuple[Any, ...], known: dict[tuple[Any, ...], bytes]) -> bytes:
-        if len(known) >= _MOST_REMEMBERED:
-            known.clear()
-        told = zip(fields, values, strict=True)
-        said = b"".join(
-            (self._writers.get(field) or self._new(field))(value) for field, value in told if value is not None
-        )
-        known[values] = said
+    def _together(self, values: tuple[Any, ...]) -> bytes:
+        if len(self._known) >= _MOST_REMEMBERED:
+            self._known.clear()
+        told = ((field, value) for field, value in zip(TOGETHER, values, strict=True) if value is not None)
+        said = b"".join((self._writers.get(field) or self._new(field))(value) for field, value in told)
+        self._known[values] = said
         return said
 
 
-TOGETHER = (
-    ("writer", "cluster", "access_method", "userAgent", "command", "command_source", "user", "authenticator",
-     "impersonated", "upstream_user"),
-    ("method", "verb", "group", "version", "resource", "subresource", "namespace", "name", "requestURI"),
-    ("kind", "stage", "decision", "decided_by", "outcome", "status", "reason", "request_bytes"),
-)  # fmt: skip
-"""What is the same for all calls of one user's command, of all calls for one thing, and of all that end alike."""
+TOGETHER = ("writer", "kind", "stage", "impersonated", "upstream_user", "status", "decision", "decided_by", "outcome",
+            "reason", "request_bytes")  # fmt: skip
+"""What is the same for all calls that end alike, beside what they have in common (`entries.Common`)."""
 
-_TOGETHER = frozenset(field for fields in TOGETHER for field in fields)
+_TOGETHER = frozenset(TOGETHER)

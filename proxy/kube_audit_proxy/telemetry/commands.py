@@ -78,12 +78,13 @@ class Commands:
         command.running += 1
         command.last = max(command.last, moment)
 
-    def ended(self, record: Mapping[str, Any], start: int, end: int) -> None:
-        """Take the end of a call."""
+    def ended(self, record: Mapping[str, Any], start: int, end: int, *common: Mapping[str, Any]) -> None:
+        """Take the end of a call; what it has in common with others may be apart from the rest."""
         command = self._going_on(record["command_id"], start)
+        parts = (*common, record)
         if start <= command.first or not command.said:
             command.first = min(start, command.first)
-            command.said = {field: record[field] for field in _SAID_BY_FIRST if field in record}
+            command.said = {field: part[field] for part in parts for field in _SAID_BY_FIRST if field in part}
         command.last = max(command.last, end)
         command.running = max(command.running - 1, 0)
         command.calls += 1
@@ -91,7 +92,7 @@ class Commands:
         command.status = max(command.status, record.get("status", 0))
         if (code := record.get("exit_code")) is not None:
             command.exit_code = code if command.exit_code is None else max(command.exit_code, code)
-        cluster = record.get("cluster")
+        cluster = next((part["cluster"] for part in parts if "cluster" in part), None)
         if cluster is not None and cluster not in command.clusters:
             command.clusters.append(cluster)
 

@@ -51,7 +51,7 @@ class Delivery:
     def __init__(
         self,
         transport: Transport,
-        envelope: Callable[[bytes], bytes],
+        envelope: Callable[[list[bytes]], bytes],
         refused: Callable[[Item, str], None],
         stop: Event,
     ) -> None:
@@ -81,7 +81,7 @@ class Delivery:
         return True
 
     def _send_until_answered(self, part: Sequence[Item]) -> Answer | None:
-        request = self._envelope(b"".join(item.content for item in part))
+        request = self._envelope([item.content for item in part])
         pause, too_much = _FIRST_PAUSE, 0
         while True:
             answer = self._transport.send(request)

@@ -6,33 +6,29 @@ it is sent a second time (labels, time, line and metadata are compared).
 """
 
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from kube_audit_proxy.audit.fields import Decision, Stage
+from kube_audit_proxy.audit.fields import Decision
 from kube_audit_proxy.audit.trace import command_span_id, server_span_id, trace_id
 from kube_audit_proxy.export.names import SERVICE, Kind
 from kube_audit_proxy.telemetry import attributes
 from kube_audit_proxy.telemetry.attributes import Attributes
-from kube_audit_proxy.telemetry.protobuf import fixed64, key_value, message, number
+from kube_audit_proxy.telemetry.entries import Common
+from kube_audit_proxy.telemetry.protobuf import enclosed, fixed64, key_value, message, number
 
 OTHER = "other"
 """The label of what is none of the known values: strangers choose the cluster and the method of a refused call."""
 
 # opentelemetry/proto/logs/v1/logs.proto
 _RESOURCE_LOGS, _RESOURCE, _SCOPE_LOGS, _LOG_RECORDS = 1, 1, 2, 2
+_SERVICE = message(_RESOURCE, key_value(1, "service.name", SERVICE))
 _TIME, _SEVERITY, _SEVERITY_TEXT, _BODY, _ATTRIBUTES, _TRACE_ID, _SPAN_ID = 1, 2, 3, 5, 6, 9, 10
 
 VERBS = frozenset(
     "get list watch create update patch delete deletecollection proxy post put head options".split()  # noqa: SIM905
 )
 
-_KINDS = {
-    Stage.RESPONSE_STARTED.value: Kind.CALL_STARTED,
-    Stage.RESPONSE_COMPLETE.value: Kind.CALL,
-    Stage.PANIC.value: Kind.CALL,
-}
-_OWN_KINDS = frozenset((Kind.HEARTBEAT, Kind.LOST, Kind.COMMAND))
 _SEVERITIES = {
     None: number(_SEVERITY, 9) + message(_SEVERITY_TEXT, b"INFO"),
     Decision.ALLOW: number(_SEVERITY, 9) + message(_SEVERITY_TEXT, b"INFO"),
@@ -44,15 +40,6 @@ _SEVERITIES = {
 _LEFT_OUT = ("prev", "stageTimestamp", "trace_id", "span_id")
 _UNIQUE = ("auditID", "requestReceivedTimestamp", "seq", "response_bytes")
 _MEASURED = ("duration_ms", "upstream_ms", "upstream_start_ms", "first_byte_ms", "lag_seconds")
-
-
-def kind_of(record: Mapping[str, Any]) -> Kind | None:
-    """Return as what a record is shipped; None for what is not: starts of calls, which their ends repeat."""
-    stage = record.get("stage")
-    if stage is not None:
-        return _KINDS.get(stage)
-    own = record.get("kind")
-    return Kind(own) if own in _OWN_KINDS else None
 
 
 class LineEncoder:
@@ -76,25 +63,36 @@ class LineEncoder:
         self._kinds = {each: key_value(_ATTRIBUTES, "kind", each.value) for each in Kind}
 
     def encode(
-        self, record: Mapping[str, Any], line: bytes, *, time: int, kind: Kind, export_seq: int | None = None
+        self,
+        record: Mapping[str, Any],
+        line: bytes,
+        common: tuple[Common, ...],
+        *,
+        time: int,
+        kind: Kind,
+        export_seq: int | None = None,
     ) -> bytes:
-        """Return a log record, as a field of its scope; `time` is in nanoseconds, `record` is `line` parsed."""
+        """Return a log record, as a field of its scope; `time` is in nanoseconds, `record` and `common` are `line`."""
         content = b"".join((
             fixed64(_TIME, time),
             _SEVERITIES[record.get("decision")],
             message(_BODY, message(1, line)),
             self._kinds[kind],
+            *[part.line or self._common(part) for part in common],
             self._attributes(record),
             self._export_seq(export_seq) if export_seq is not None else b"",
             _ids(record),
         ))  # fmt: skip
         return message(_LOG_RECORDS, content)
 
+    def _common(self, part: Common) -> bytes:
+        part.line = self._attributes(part.record)
+        return part.line
 
-def request(log_records: bytes) -> bytes:
+
+def request(log_records: Sequence[bytes]) -> bytes:
     """Return an ExportLogsServiceRequest. Its resource says no more than the label does: Loki compares all of it."""
-    resource = message(_RESOURCE, key_value(1, "service.name", SERVICE))
-    return message(_RESOURCE_LOGS, resource + message(_SCOPE_LOGS, log_records))
+    return enclosed((_RESOURCE_LOGS, _SCOPE_LOGS), _SERVICE, log_records)
 
 
 def _ids(record: Mapping[str, Any]) -> bytes:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kube_audit_proxy.journal.reader import Batch, Cursor, JournalGap, read_writer, segments, writers
-from kube_audit_proxy.telemetry.entries import Entry, UnreadableError, entry
+from kube_audit_proxy.telemetry.entries import Commons, Entry, UnreadableError, entry
 from kube_audit_proxy.telemetry.state import Position
 
 log = logging.getLogger(__name__)
@@ -47,23 +47,24 @@ class Parsed:
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, int, bytes], list[Entry | UnreadableError]] = {}
+        self._commons = Commons()
 
     def entries(self, writer: str, lines: Sequence[bytes]) -> list[Entry | UnreadableError]:
         """Return what each line is."""
         key = (writer, len(lines), lines[-1])
         found = self._known.get(key)
         if found is None:
-            found = list(_entries(lines))
+            found = list(_entries(lines, self._commons))
             self._known[key] = found
             while len(self._known) > _BATCHES_KNOWN:
                 self._known.pop(next(iter(self._known)), None)
         return found
 
 
-def _entries(lines: Iterable[bytes]) -> Iterator[Entry | UnreadableError]:
+def _entries(lines: Iterable[bytes], commons: Commons) -> Iterator[Entry | UnreadableError]:
     for line in lines:
         try:
-            yield entry(line)
+            yield entry(line, commons)
         except UnreadableError as error:
             yield error
 

@@ -5,7 +5,7 @@ and are not serialized twice. (https://protobuf.dev/programming-guides/encoding/
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -44,12 +44,25 @@ def message(field: int, content: bytes) -> bytes:
     """Return a field that holds bytes, a text in UTF-8 or another message."""
     length = len(content)
     if length < 0x80 and field < 16:
-        return _SHORT[field][length] + content
+        return SHORT[field][length] + content
     return tag(field, _LENGTH) + varint(length) + content
 
 
-_SHORT: Final = tuple(tuple(bytes((field << 3 | _LENGTH, length)) for length in range(0x80)) for field in range(16))
+SHORT: Final = tuple(tuple(bytes((field << 3 | _LENGTH, length)) for length in range(0x80)) for field in range(16))
 """What stands before a short content, by field and length."""
+
+
+def enclosed(fields: Sequence[int], before: bytes, contents: Sequence[bytes]) -> bytes:
+    """Return contents within messages within one another; `before` stands before the innermost of these fields.
+
+    They may be megabytes: they are copied once.
+    """
+    size = sum(map(len, contents))
+    *outer, innermost = fields
+    head = before + tag(innermost, _LENGTH) + varint(size)
+    for field in reversed(outer):
+        head = tag(field, _LENGTH) + varint(len(head) + size) + head
+    return b"".join((head, *contents))
 
 
 def number(field: int, value: int) -> bytes:
@@ -68,6 +81,7 @@ def fixed32(field: int, value: int) -> bytes:
 
 
 # opentelemetry/proto/common/v1/common.proto: KeyValue {1: key, 2: AnyValue}, and AnyValue's `oneof`.
+_KEY, _VALUE = 1, 2
 _STRING, _BOOL, _INT, _DOUBLE_VALUE, _ARRAY = 1, 2, 3, 4, 5
 
 
@@ -88,4 +102,21 @@ def any_value(value: Value | Iterable[str]) -> bytes:
 
 def key_value(field: int, key: str, value: Value | Iterable[str]) -> bytes:
     """Return an attribute, as the field of this number of the message it belongs to."""
-    return message(field, message(1, key.encode()) + message(2, any_value(value)))
+    return message(field, message(_KEY, key.encode()) + message(_VALUE, any_value(value)))
+
+
+def keyed(field: int, key: str) -> Callable[[Value], bytes]:
+    """Return what makes attributes with a key: as `key_value` does, and faster where the value is a short text."""
+    start = message(_KEY, key.encode())
+    short, inner, text = SHORT[field], SHORT[_VALUE], SHORT[_STRING]
+    longest = 0x7F - len(start) - 4
+
+    def attribute(value: Value) -> bytes:
+        if isinstance(value, str):
+            content = value.encode()
+            length = len(content)
+            if length <= longest:
+                return short[len(start) + length + 4] + start + inner[length + 2] + text[length] + content
+        return message(field, start + message(_VALUE, any_value(value)))
+
+    return attribute

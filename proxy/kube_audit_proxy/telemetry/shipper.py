@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import orjson
 
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 
 _POLL = 0.1
 """Seconds between two looks for new lines."""
+
+_SAVE_EVERY = 1.0
+"""Seconds, while there is more to ship, between two notes of how far it has come."""
 
 _MOST_LINES, _MOST_BYTES = 4000, 4 << 20
 """Of one round. A start is a line too."""
@@ -79,6 +83,8 @@ class Shipper:
         self._encode: _Lines | _Spans
         self._encode = _Lines(settings.clusters) if signal is Signal.LOGS else _Spans(settings.sample)
         self._delivery = Delivery(transport, self._encode.envelope, self._refused, stop)
+        self._reached: dict[str, Found] = {}
+        self._saved = 0.0
         self.tried = self._delivery.tried
         self.waiting: Mapping[str, int] = {}
         """By writer, the time of the oldest line that is not shipped, in nanoseconds."""
@@ -113,7 +119,9 @@ class Shipper:
             items += self._encode.command(command)
         if items and not self._delivery.deliver(items):
             return None
-        self._save(found)
+        self._reached |= {each.writer: each for each in found}
+        if not more or time.monotonic() - self._saved > _SAVE_EVERY:
+            self._save()
         self.waiting = self._merge.oldest()
         return more
 
@@ -127,10 +135,10 @@ class Shipper:
                     self._commands.started(entry.command_id, entry.time)
                 continue
             try:
-                content = self._encode.entry(entry, each.exported)
-                if entry.kind is Kind.CALL and "command_id" in record:
-                    start = began(record)
-                    self._commands.ended(record, start, ended(record, start, entry.time))
+                times = _times(record, entry.time) if entry.kind is Kind.CALL else None
+                content = self._encode.entry(entry, each.exported, times)
+                if times is not None and "command_id" in record:
+                    self._commands.ended(record, *times, *[part.record for part in entry.common])
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 self._bury(writer, entry.seq, entry.line, f"not a record: {error!r}")
                 continue
@@ -138,14 +146,15 @@ class Shipper:
                 items.append(Item(content, writer, entry.seq, entry.line))
         return items
 
-    def _save(self, found: list[Found]) -> None:
-        last = {each.writer: each for each in found}
-        reached = {writer: each.position for writer, each in last.items()}
+    def _save(self) -> None:
+        reached = {writer: each.position for writer, each in self._reached.items()}
         changed = self._commands.changed
         if reached or changed:
             self._state.save(self.signal, reached, {each: self._commands.state(each) for each in changed})
             self.positions = {**self.positions, **reached}
+            self._reached.clear()
             changed.clear()
+        self._saved = time.monotonic()
 
     def _refused(self, item: Item, reason: str) -> None:
         self._bury(item.writer, item.seq, item.line, reason)
@@ -159,6 +168,11 @@ class Shipper:
         self.dead_letters += 1
 
 
+def _times(record: Mapping[str, Any], reached: int) -> Times:
+    start = began(record)
+    return Times(start, ended(record, start, reached))
+
+
 class _Lines:
     """Makes log records."""
 
@@ -167,14 +181,16 @@ class _Lines:
     def __init__(self, clusters: Collection[str]) -> None:
         self._encoder = LineEncoder(clusters)
 
-    def entry(self, entry: Entry, exported: int) -> bytes:
+    def entry(self, entry: Entry, exported: int, _times: Times | None) -> bytes:
         assert entry.record is not None and entry.kind is not None  # noqa: S101, PT018 - the caller's promise
-        return self._encoder.encode(entry.record, entry.line, time=entry.time, kind=entry.kind, export_seq=exported)
+        return self._encoder.encode(
+            entry.record, entry.line, entry.common, time=entry.time, kind=entry.kind, export_seq=exported
+        )
 
     def command(self, command: Command) -> list[Item]:
         record = command.record()
         line = orjson.dumps(record)
-        content = self._encoder.encode(record, line, time=command.last, kind=Kind.COMMAND)
+        content = self._encoder.encode(record, line, (), time=command.last, kind=Kind.COMMAND)
         return [Item(content, "", command.calls, line)]
 
 
@@ -186,19 +202,14 @@ class _Spans:
         self._sample = sample
 
     @staticmethod
-    def envelope(content: bytes) -> bytes:
-        return spans.request(content, __version__)
+    def envelope(contents: list[bytes]) -> bytes:
+        return spans.request(contents, __version__)
 
-    def entry(self, entry: Entry, _exported: int) -> bytes:
+    def entry(self, entry: Entry, _exported: int, times: Times | None) -> bytes:
         record = entry.record
-        if (
-            entry.kind is not Kind.CALL
-            or record is None
-            or not self._kept(record.get("command_id") or record["auditID"])
-        ):
+        if times is None or record is None or not self._kept(record.get("command_id") or record["auditID"]):
             return b""
-        start = began(record)
-        return self._encoder.encode_call(record, Times(start, ended(record, start, entry.time)))
+        return self._encoder.encode_call(record, times, entry.common)
 
     def command(self, command: Command) -> list[Item]:
         if not self._kept(command.command_id):

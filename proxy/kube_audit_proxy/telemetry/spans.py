@@ -1,6 +1,6 @@
 """Records as OTLP spans: one for each call, one for what it did upstream, one for each command. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kube_audit_proxy.audit.fields import Outcome
@@ -8,7 +8,8 @@ from kube_audit_proxy.audit.trace import client_span_id, command_span_id, server
 from kube_audit_proxy.export.names import SERVICE, attribute
 from kube_audit_proxy.telemetry import attributes
 from kube_audit_proxy.telemetry.attributes import Attributes
-from kube_audit_proxy.telemetry.protobuf import fixed64, key_value, message, number
+from kube_audit_proxy.telemetry.entries import Common
+from kube_audit_proxy.telemetry.protobuf import enclosed, fixed64, key_value, message, number
 from kube_audit_proxy.telemetry.route import route, span_name
 
 # opentelemetry/proto/trace/v1/trace.proto
@@ -22,8 +23,8 @@ _LEFT_OUT = ("kind", "stage", "prev", "stageTimestamp", "requestReceivedTimestam
 _UNIQUE = ("auditID", "seq", "response_bytes")
 _MEASURED = ("upstream_ms", "upstream_start_ms", "first_byte_ms")
 _BROKEN = frozenset((Outcome.FAILED, Outcome.UPSTREAM_GONE, Outcome.UPSTREAM_UNREACHABLE, Outcome.INTERRUPTED))
-_ROUTED_BY = ("method", "verb", "resource", "subresource")
-_OF_CLIENT = ("method", "status", "cluster", "upstream_user", "decided_by", "outcome")
+_ENDED = ("status", "upstream_user", "decided_by", "outcome")
+_OF_CLIENT = ("method", "cluster", *_ENDED)
 
 
 class Times(NamedTuple):
@@ -50,10 +51,9 @@ class SpanEncoder:
         self._attributes = Attributes(writers, _remembered)
         self._client = attributes.remembered(_client)
         self._audit_id = writers["auditID"]
-        self._kind: dict[Any, bytes] = {}
 
-    def encode_call(self, record: Mapping[str, Any], times: Times) -> bytes:
-        """Return the spans of a call that has ended."""
+    def encode_call(self, record: Mapping[str, Any], times: Times, common: tuple[Common, ...]) -> bytes:
+        """Return the spans of a call that has ended; its fields are in `record` or in `common`."""
         audit_id, command = record["auditID"], record.get("command_id")
         trace = message(_TRACE_ID, bytes.fromhex(trace_id(command or audit_id)))
         server = bytes.fromhex(server_span_id(audit_id))
@@ -63,7 +63,8 @@ class SpanEncoder:
             trace,
             message(_SPAN_ID, server),
             message(_PARENT, bytes.fromhex(command_span_id(command))) if command else b"",
-            self._named(record),
+            *[part.span or self._common(part) for part in common],
+            b"" if common else _name_and_route(record),
             _SERVER,
             fixed64(_START, times.start),
             fixed64(_END, times.end),
@@ -72,7 +73,9 @@ class SpanEncoder:
         ))  # fmt: skip
         span = message(_SPANS, content)
         if "upstream_ms" in record:
-            span += self._upstream(record, times, trace, server)
+            span += self._upstream(
+                record, times, common[0].record if common else record, trace + message(_PARENT, server)
+            )
         return span
 
     def encode_command(self, record: Mapping[str, Any], times: Times) -> bytes:
@@ -90,29 +93,24 @@ class SpanEncoder:
         ))  # fmt: skip
         return message(_SPANS, content)
 
-    def _named(self, record: Mapping[str, Any]) -> bytes:
-        if "resource" not in record:
-            return _name_and_route(record)
-        key = (*map(record.get, _ROUTED_BY), "group" in record, "namespace" in record, "name" in record)
-        known = self._kind.get(key)
-        if known is None:
-            if len(self._kind) > 4096:
-                self._kind.clear()
-            known = self._kind[key] = _name_and_route(record)
-        return known
+    def _common(self, part: Common) -> bytes:
+        named = b"" if "userAgent" in part.record else _name_and_route(part.record)
+        part.span = named + self._attributes(part.record)
+        return part.span
 
-    def _upstream(self, record: Mapping[str, Any], times: Times, trace: bytes, server: bytes) -> bytes:
+    def _upstream(self, record: Mapping[str, Any], times: Times, asked: Mapping[str, Any], place: bytes) -> bytes:
+        """Return the CLIENT span; `place` is its trace and its parent."""
         start = times.start + int(record.get("upstream_start_ms", 0.0) * 1e6)
         end = min(start + int(record["upstream_ms"] * 1e6), max(times.end, start))
+        told = (asked.get("method"), asked.get("cluster"), *map(record.get, _ENDED))
         content = b"".join((
-            trace,
+            place,
             message(_SPAN_ID, bytes.fromhex(client_span_id(record["auditID"]))),
-            message(_PARENT, server),
             _CLIENT,
             fixed64(_START, start),
             fixed64(_END, end),
             self._audit_id(record["auditID"]),
-            self._client(tuple(map(record.get, _OF_CLIENT))),
+            self._client(told),
         ))  # fmt: skip
         return message(_SPANS, content)
 
@@ -130,10 +128,10 @@ def _client(values: tuple[Any, ...]) -> bytes:
     return b"".join(said)
 
 
-def request(spans: bytes, version: str) -> bytes:
+def request(spans: Sequence[bytes], version: str) -> bytes:
     """Return an ExportTraceServiceRequest."""
     resource = key_value(1, "service.name", SERVICE) + key_value(1, "service.version", version)
-    return message(_RESOURCE_SPANS, message(_RESOURCE, resource) + message(_SCOPE_SPANS, spans))
+    return enclosed((_RESOURCE_SPANS, _SCOPE_SPANS), message(_RESOURCE, resource), spans)
 
 
 def _name_and_route(record: Mapping[str, Any]) -> bytes:

@@ -164,6 +164,7 @@ def opened_for_writing(path: Path) -> Iterator[State]:
     with closing(sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)) as db:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("PRAGMA wal_autocheckpoint = 4000")
         with transaction(db):
             if not db.execute("PRAGMA user_version").fetchone()[0]:
                 for statement in _TABLES.split(";\n"):

@@ -36,4 +36,9 @@ def ended(record: Mapping[str, Any], start: int, reached: int) -> int:
 def rfc3339(moment: int) -> str:
     """Return a time in nanoseconds as the journal writes it."""
     second, rest = divmod(moment, 1_000_000_000)
-    return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}.{rest // 1000:06d}Z"
+    return f"{_of_second(second)}.{rest // 1000:06d}Z"
+
+
+@lru_cache(maxsize=64)
+def _of_second(second: int) -> str:
+    return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}"
