@@ -84,7 +84,7 @@ def _status(data_dir: Path) -> None:
         table.add_row(*cells, style="yellow" if behind else None)
     out.table(table)
     for signal, count in dead.items():
-        note(f"{count:,} {signal} are refused by the other side: `kube-audit-proxy ship --dead-letters` tells why.")
+        note(f"Refused by the other side, of {signal}: {count:,}. `kube-audit-proxy ship --dead-letters` tells why.")
     said = status.read(status.directory(data_dir)).get(PROCESS)
     if said is None or not said.alive(time.time()):
         note("No shipper runs at present.")
