@@ -123,6 +123,16 @@ def test_sent_twice_counts_once(stack: TelemetryStack, cluster: str, tmp_path: P
     assert wait_until(lambda: loki_number(stack.loki_url, count), "the command") == 1
 
 
+def test_damaged_notes(stack: TelemetryStack, cluster: str, tmp_path: Path) -> None:
+    """Where what was shipped cannot be read any more, all is shipped again, and Loki still has one of each."""
+    JournalWriter(tmp_path / "journal").write(*calls(cluster, 5))
+    settings = config(tmp_path, cluster, stack.otlp_grpc, [Signal.LOGS])
+    ship_all(settings)
+    settings.shipped.write_bytes(b"no database at all, but long enough to look like a page of one" * 200)
+    assert ship_all(settings)[Signal.LOGS].tried.delivered == 5
+    assert len(in_loki(stack, cluster, 5)) == 5
+
+
 def test_numbers_without_gaps(stack: TelemetryStack, cluster: str, tmp_path: Path) -> None:
     """The lines of a writer are numbered in Loki without a gap, over restarts and a new segment under the cursor."""
     writer = JournalWriter(tmp_path / "journal")

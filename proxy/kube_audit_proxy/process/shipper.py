@@ -15,7 +15,7 @@ from kube_audit_proxy.process.child import read_settings, say_ready, set_up_logg
 from kube_audit_proxy.telemetry.merge import Parsed
 from kube_audit_proxy.telemetry.report import PROCESS, snapshot
 from kube_audit_proxy.telemetry.shipper import RewoundError, Settings, Shipper
-from kube_audit_proxy.telemetry.state import opened_for_writing
+from kube_audit_proxy.telemetry.state import opened_for_writing, set_aside_if_damaged
 from kube_audit_proxy.telemetry.transport import TransportError, connect
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ def make_shippers(config: Config, stack: ExitStack, stop: Event) -> list[Shipper
     telemetry = config.telemetry
     assert telemetry is not None  # noqa: S101 - otherwise nobody ships
     settings = Settings(tuple(each.name for each in config.clusters), telemetry.command_idle, telemetry.sample)
+    if (aside := set_aside_if_damaged(config.shipped)) is not None:
+        log.error("how far shipping had come cannot be read (%s is what it was): all is shipped again", aside)
     shippers = []
     parsed = Parsed()
     for signal in telemetry.signals:

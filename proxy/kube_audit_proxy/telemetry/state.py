@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from kube_audit_proxy.export.names import Signal
-from kube_audit_proxy.index.schema import transaction
+from kube_audit_proxy.index.schema import is_damaged, set_aside, transaction
 from kube_audit_proxy.journal.reader import Cursor
 
 FILE_NAME = "ship.db"
@@ -156,6 +156,23 @@ class State:
             self._db.execute("DELETE FROM commands")
             self._db.execute("DELETE FROM dead_letters")
             self._db.execute("UPDATE epoch SET number = number + 1")
+
+
+def set_aside_if_damaged(path: Path) -> Path | None:
+    """Move a file that SQLite cannot read any more out of the way; return where it is now, None if it was sound.
+
+    All is then shipped again, and what Loki has already it drops.
+    """
+    if not path.exists():
+        return None
+    try:
+        with closing(sqlite3.connect(path, timeout=30.0)) as db:
+            if db.execute("PRAGMA quick_check").fetchone()[0] == "ok":
+                return None
+    except sqlite3.DatabaseError as error:
+        if not is_damaged(error):
+            raise
+    return set_aside(path)
 
 
 @contextmanager
