@@ -8,22 +8,8 @@ import pytest
 from kube_audit_proxy.export.names import Signal
 from kube_audit_proxy.telemetry import state as shipped
 from kube_audit_proxy.telemetry.shipper import Settings, Shipper
-from kube_audit_proxy.telemetry.transport import Answer, Verdict
 from support.journals import JournalWriter
-from support.shipping import calls
-
-
-class Counts:
-    """A place that takes everything."""
-
-    where = "nowhere"
-
-    def send(self, _request: bytes) -> Answer:
-        """Take it."""
-        return Answer(Verdict.TAKEN)
-
-    def close(self) -> None:
-        """Have nothing to close."""
+from support.shipping import TakesAll, calls
 
 
 @pytest.mark.parametrize(
@@ -43,7 +29,7 @@ def test_share_of_traces(tmp_path: Path, signal: Signal, sample: float, least: i
             signal,
             journal=tmp_path / "journal",
             state=state,
-            transport=Counts(),
+            transport=TakesAll(),
             settings=Settings(("dev",), sample=sample),
             stop=Event(),
         )

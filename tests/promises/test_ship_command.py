@@ -15,22 +15,8 @@ from kube_audit_proxy.telemetry.merge import Merge
 from kube_audit_proxy.telemetry.report import PROCESS
 from kube_audit_proxy.telemetry.shipper import RewoundError, Settings, Shipper
 from kube_audit_proxy.telemetry.state import DeadLetter, State
-from kube_audit_proxy.telemetry.transport import Answer, Verdict
 from support.journals import JournalWriter
-from support.shipping import calls
-
-
-class Anywhere:
-    """A place that takes everything."""
-
-    where = "anywhere"
-
-    def send(self, _request: bytes) -> Answer:
-        """Take it."""
-        return Answer(Verdict.TAKEN)
-
-    def close(self) -> None:
-        """Have nothing to close."""
+from support.shipping import TakesAll, calls
 
 
 def shipper(journal: Path, state: State, stop: Event | None = None) -> Shipper:
@@ -39,7 +25,7 @@ def shipper(journal: Path, state: State, stop: Event | None = None) -> Shipper:
         Signal.LOGS,
         journal=journal,
         state=state,
-        transport=Anywhere(),
+        transport=TakesAll(),
         settings=Settings(("dev",)),
         stop=stop or Event(),
     )

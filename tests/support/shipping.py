@@ -16,6 +16,7 @@ from kube_audit_proxy.export.names import Signal
 from kube_audit_proxy.process.shipper import make_shippers
 from kube_audit_proxy.telemetry.shipper import Shipper
 from kube_audit_proxy.telemetry.state import State, opened_for_reading
+from kube_audit_proxy.telemetry.transport import Answer, Verdict
 from support import journals
 from support.journals import Record
 
@@ -85,6 +86,19 @@ def call(received: datetime, **fields: Any) -> tuple[Record, Record]:
     new = {"auditID": str(uuid.uuid4()), "requestReceivedTimestamp": stamp, "stageTimestamp": stamp}
     start = journals.start(**{**new, **fields})
     return start, journals.end(start, **{key: fields[key] for key in fields if key in _OF_THE_END})
+
+
+class TakesAll:
+    """A place that takes everything and keeps nothing."""
+
+    where = "nowhere"
+
+    def send(self, _request: bytes) -> Answer:
+        """Take it."""
+        return Answer(Verdict.TAKEN)
+
+    def close(self) -> None:
+        """Have nothing to close."""
 
 
 def ends(lines: Iterable[Record]) -> list[Record]:
