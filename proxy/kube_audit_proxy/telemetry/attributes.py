@@ -79,7 +79,8 @@ class Attributes:
         """Return the attributes of a record; of the same one always the same."""
         writers = self._writers
         values = tuple(map(record.get, TOGETHER))
-        parts = [self._known.get(values) or self._together(values)]
+        together = self._known.get(values)
+        parts = [self._together(values) if together is None else together]
         for field in record:
             if field not in _TOGETHER:
                 write = writers.get(field) or self._new(field)

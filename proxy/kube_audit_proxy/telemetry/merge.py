@@ -8,6 +8,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 from kube_audit_proxy.journal.reader import Batch, Cursor, JournalGap, read_writer, segments, writers
@@ -40,7 +41,7 @@ class Found(NamedTuple):
 
 
 class Parsed:
-    """What was parsed last, for several readers of one journal that are about equally far.
+    """What was parsed last, for several threads that read one journal and are about equally far.
 
     A batch is known again by its last line: that holds the hash of the one before, and so on.
     """
@@ -48,6 +49,7 @@ class Parsed:
     def __init__(self) -> None:
         self._known: dict[tuple[str, int, bytes], list[Entry | UnreadableError]] = {}
         self._commons = Commons()
+        self._lock = Lock()
 
     def entries(self, writer: str, lines: Sequence[bytes]) -> list[Entry | UnreadableError]:
         """Return what each line is."""
@@ -55,9 +57,10 @@ class Parsed:
         found = self._known.get(key)
         if found is None:
             found = list(_entries(lines, self._commons))
-            self._known[key] = found
-            while len(self._known) > _BATCHES_KNOWN:
-                self._known.pop(next(iter(self._known)), None)
+            with self._lock:
+                self._known[key] = found
+                while len(self._known) > _BATCHES_KNOWN:
+                    del self._known[next(iter(self._known))]
         return found
 
 

@@ -11,10 +11,9 @@ from typing import Final
 
 Value = str | bool | int | float
 
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+_VARINT, _FIXED64, _LENGTH = 0, 1, 2
 _DOUBLE: Final = struct.Struct("<d").pack
 _UINT64: Final = struct.Struct("<Q").pack
-_UINT32: Final = struct.Struct("<I").pack
 _LOW_64: Final = (1 << 64) - 1
 
 
@@ -73,11 +72,6 @@ def number(field: int, value: int) -> bytes:
 def fixed64(field: int, value: int) -> bytes:
     """Return a field of the type fixed64."""
     return tag(field, _FIXED64) + _UINT64(value)
-
-
-def fixed32(field: int, value: int) -> bytes:
-    """Return a field of the type fixed32."""
-    return tag(field, _FIXED32) + _UINT32(value)
 
 
 # opentelemetry/proto/common/v1/common.proto: KeyValue {1: key, 2: AnyValue}, and AnyValue's `oneof`.

@@ -115,8 +115,7 @@ class Shipper:
         items = self._items(found)
         # Nothing earlier is to come than the last line, or the present where all has been read.
         now = found[-1].entry.time if more else time.time_ns()
-        for command in self._commands.over(now, self._idle):
-            items += self._encode.command(command)
+        items += self._commands_over(now)
         if items and not self._delivery.deliver(items):
             return None
         self._reached |= {each.writer: each for each in found}
@@ -139,11 +138,21 @@ class Shipper:
                 content = self._encode.entry(entry, each.exported, times)
                 if times is not None and "command_id" in record:
                     self._commands.ended(record, *times, *[part.record for part in entry.common])
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with a record, the others go on
                 self._bury(writer, entry.seq, entry.line, f"not a record: {error!r}")
                 continue
             if content:
                 items.append(Item(content, writer, entry.seq, entry.line))
+        return items
+
+    def _commands_over(self, now: int) -> list[Item]:
+        items: list[Item] = []
+        for command in self._commands.over(now, self._idle):
+            try:
+                items += self._encode.command(command)
+            except Exception as error:  # noqa: BLE001 - as above
+                said = repr(command).encode("utf-8", "replace")
+                self._bury("", command.calls, said, f"no record can be made of it: {error!r}")
         return items
 
     def _save(self) -> None:
