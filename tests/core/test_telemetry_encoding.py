@@ -319,7 +319,7 @@ def test_names_are_the_vocabularys() -> None:
 @given(st.integers(0, 2**60))
 def test_times_are_read_back(microseconds: int) -> None:
     """A time that is written is the time that is read."""
-    moment = microseconds % 250_000_000_000_000_000 * 1000
+    moment = microseconds % 8_000_000_000_000_000 * 1000
     assert nanoseconds(rfc3339(moment)) == moment
 
 
