@@ -1,5 +1,6 @@
 """How a worker is: told every few seconds to whoever asks (`status`), and now and then in the journal itself."""
 
+import contextlib
 import time
 
 from kube_audit_proxy import PRODUCT, __version__
@@ -14,7 +15,7 @@ from kube_audit_proxy.telemetry.report import Shipped, shipped
 
 
 class WorkerHealth:
-    """Tells how the worker `name` is. Nothing here waits; a look at a small file is all it does."""
+    """Tells how the worker `name` is. `measure` may take its time, and is for a thread; the rest is for the loop."""
 
     def __init__(self, name: str, config: Config, gateway: Gateway, journal: JournalWriter) -> None:
         self._name = name
@@ -23,16 +24,24 @@ class WorkerHealth:
         self._gateway = gateway
         self._journal = journal
         self._wall = WallClock()
+        self._segments = self._bytes = 0
+
+    def measure(self) -> None:
+        """Look how large the journal is."""
+        sizes = []
+        for path in segments(self._config.journal, self._name):
+            with contextlib.suppress(FileNotFoundError):  # retention was faster
+                sizes.append(path.stat().st_size)
+        self._segments, self._bytes = len(sizes), sum(sizes)
 
     def write(self) -> None:
         """Write a snapshot."""
         gateway = self._gateway
-        paths = segments(self._config.journal, self._name)
         values = {
             "connections_open": len(gateway.clients),
             "calls_in_flight": gateway.in_flight,
-            "journal_segments": len(paths),
-            "journal_bytes": self._journal_bytes(),
+            "journal_segments": self._segments,
+            "journal_bytes": self._bytes,
         }
         snapshot = gateway.tally.snapshot(
             self._name, __version__, time.time(), problem=self._journal.failed or "", gauges=status.gauges(values)
@@ -46,7 +55,7 @@ class WorkerHealth:
             product=PRODUCT,
             calls=self._gateway.in_flight,
             refused=self._gateway.tally.refused(),
-            journal_bytes=self._journal_bytes(),
+            journal_bytes=self._bytes,
             shipped_seq=known.seq,
             lag_seconds=known.lag_seconds,
             dead_letters=known.dead_letters,
@@ -56,6 +65,3 @@ class WorkerHealth:
     def gone(self) -> None:
         """Take back what was said: the worker has ended in good order."""
         status.remove(self._directory, self._name)
-
-    def _journal_bytes(self) -> int:
-        return sum(path.stat().st_size for path in segments(self._config.journal, self._name))

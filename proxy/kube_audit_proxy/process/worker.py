@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -57,12 +58,14 @@ async def run(name: str, sockets: list[socket.socket], config: Config) -> None:
     beside = [
         loop.create_task(_every(min(_SWEEP_EVERY, config.answer_timeout / 4), gateway.sweep)),
         loop.create_task(_every(WRITE_EVERY, health.write)),
+        loop.create_task(_every(WRITE_EVERY, partial(loop.run_in_executor, None, health.measure))),
     ]
     if config.telemetry is not None:
         beside.append(loop.create_task(_every(config.telemetry.heartbeat, health.beat)))
     # What is there by now stays: the collector need not look at it again with every few calls.
     gc.freeze()
     gc.set_threshold(20_000, 50, 50)
+    health.measure()
     health.write()
     say_ready()
     await until_told_to_stop()
@@ -75,7 +78,7 @@ async def run(name: str, sockets: list[socket.socket], config: Config) -> None:
     health.gone()
 
 
-async def _every(seconds: float, chore: Callable[[], None]) -> None:
+async def _every(seconds: float, chore: Callable[[], object]) -> None:
     while True:
         await asyncio.sleep(seconds)
         try:
