@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from kube_audit_proxy.journal.chain import Wrong
+from kube_audit_proxy.journal.cursor import Cursor
 from kube_audit_proxy.journal.line import FIRST_PREVIOUS
 from kube_audit_proxy.journal.notes import Note, account
-from kube_audit_proxy.journal.reader import Cursor, segment_name
+from kube_audit_proxy.journal.reader import segment_name
 from kube_audit_proxy.journal.retention import Deletion, Policy, Reason, Seal, Segment, Trail, decide
 
 NOW = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)

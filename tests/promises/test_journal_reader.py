@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from journal_rig import write_journal
 
-from kube_audit_proxy.journal.reader import Cursor, JournalGap, read_batches, segments, writers
+from kube_audit_proxy.journal.cursor import Cursor
+from kube_audit_proxy.journal.reader import JournalGap, read_batches, segments, writers
 
 
 def everything(journal: Path) -> bytes:

@@ -26,10 +26,11 @@ from kube_audit_proxy.index.prune import prune
 from kube_audit_proxy.index.reader import Index
 from kube_audit_proxy.index.schema import FACETED, open_for_writing
 from kube_audit_proxy.journal.chain import Wrong
+from kube_audit_proxy.journal.cursor import Cursor
 from kube_audit_proxy.journal.deletion import delete, survey
 from kube_audit_proxy.journal.line import content
 from kube_audit_proxy.journal.notes import FILE_NAME, read_notes
-from kube_audit_proxy.journal.reader import Cursor, read_batches, segments, writers
+from kube_audit_proxy.journal.reader import read_batches, segments, writers
 from kube_audit_proxy.journal.recovery import recover
 from kube_audit_proxy.journal.retention import Policy, Trail, decide
 from kube_audit_proxy.journal.verify import verify

@@ -11,7 +11,8 @@ import orjson
 
 from kube_audit_proxy.index.indexer import Head, heads
 from kube_audit_proxy.index.schema import NoIndex, open_for_reading
-from kube_audit_proxy.journal.reader import Cursor, segments, writers
+from kube_audit_proxy.journal.cursor import Cursor
+from kube_audit_proxy.journal.reader import segments, writers
 
 _TAIL = 256 << 10
 """Bytes of a segment's end in which its last line is looked for."""

@@ -16,9 +16,10 @@ import orjson
 from kube_audit_proxy.index import commands
 from kube_audit_proxy.index.rows import CALLS_PER_MICROSECOND, CallLine, MalformedError, Row, first_id, newer, parse
 from kube_audit_proxy.index.schema import FACETED, clear, is_damaged, open_for_writing, set_aside, transaction
+from kube_audit_proxy.journal.cursor import Cursor
 from kube_audit_proxy.journal.line import LineError, digest
 from kube_audit_proxy.journal.line import parse as parse_line
-from kube_audit_proxy.journal.reader import Batch, Cursor, JournalGap, read_batches
+from kube_audit_proxy.journal.reader import Batch, JournalGap, read_batches
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from kube_audit_proxy.journal.reader import Cursor
+from kube_audit_proxy.journal.cursor import Cursor
 
 NEWEST_KEPT = 2
 """So many of a writer's newest segments always stay.

@@ -12,10 +12,11 @@ from kube_audit_proxy.clock import WallClock
 from kube_audit_proxy.export.names import Signal
 from kube_audit_proxy.index.indexer import heads
 from kube_audit_proxy.index.prune import Border, prune
+from kube_audit_proxy.journal.cursor import Cursor
 from kube_audit_proxy.journal.deletion import delete, survey
 from kube_audit_proxy.journal.files import Clock
 from kube_audit_proxy.journal.notes import read_notes
-from kube_audit_proxy.journal.reader import Cursor, first_seq, segments, writers
+from kube_audit_proxy.journal.reader import first_seq, segments, writers
 from kube_audit_proxy.journal.retention import Deletion, Policy, Trail, decide
 from kube_audit_proxy.telemetry.state import opened_for_reading
 

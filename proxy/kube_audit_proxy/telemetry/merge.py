@@ -11,7 +11,8 @@ from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
-from kube_audit_proxy.journal.reader import Batch, Cursor, JournalGap, read_writer, segments, writers
+from kube_audit_proxy.journal.cursor import Cursor
+from kube_audit_proxy.journal.reader import Batch, JournalGap, read_writer, segments, writers
 from kube_audit_proxy.telemetry.entries import Commons, Entry, UnreadableError, entry
 from kube_audit_proxy.telemetry.state import Position
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import orjson
 
-from kube_audit_proxy.journal.reader import Cursor, first_seq, segments
+from kube_audit_proxy.journal.cursor import Cursor
+from kube_audit_proxy.journal.reader import first_seq, segments
 from kube_audit_proxy.telemetry.entries import UnreadableError, entry
 from kube_audit_proxy.telemetry.state import Position
 from kube_audit_proxy.telemetry.times import nanoseconds

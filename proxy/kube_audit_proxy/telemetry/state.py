@@ -11,7 +11,7 @@ import orjson
 
 from kube_audit_proxy.export.names import Signal
 from kube_audit_proxy.index.schema import is_damaged, set_aside, transaction
-from kube_audit_proxy.journal.reader import Cursor
+from kube_audit_proxy.journal.cursor import Cursor
 
 FILE_NAME = "ship.db"
 
