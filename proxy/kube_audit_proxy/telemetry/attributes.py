@@ -65,24 +65,27 @@ def nothing(_value: Any) -> bytes:
 
 
 class Attributes:
-    """Writes all fields of a record: by `writers`, or by what `other` makes for a field that has none yet.
+    """Writes the fields of a record, save `left_out`: by `writers`, or by what `other` makes for one that has none yet.
 
     Fields that tend to come again together (`TOGETHER`) are looked up together.
     """
 
-    def __init__(self, writers: Mapping[str, Writer], other: Callable[[str], Writer]) -> None:
-        self._writers = dict(writers)
+    def __init__(
+        self, writers: Mapping[str, Writer], other: Callable[[str], Writer], left_out: Iterable[str] = ()
+    ) -> None:
+        self._writers = {**writers, **dict.fromkeys(left_out, nothing)}
         self._other = other
+        self._done = frozenset((*TOGETHER, *left_out))
         self._known: dict[tuple[Any, ...], bytes] = {}
 
     def __call__(self, record: Mapping[str, Any]) -> bytes:
         """Return the attributes of a record; of the same one always the same."""
-        writers = self._writers
+        writers, done = self._writers, self._done
         values = tuple(map(record.get, TOGETHER))
         together = self._known.get(values)
         parts = [self._together(values) if together is None else together]
         for field in record:
-            if field not in _TOGETHER:
+            if field not in done:
                 write = writers.get(field) or self._new(field)
                 parts.append(write(record[field]))
         return b"".join(parts)
@@ -103,5 +106,3 @@ class Attributes:
 TOGETHER = ("writer", "kind", "stage", "impersonated", "upstream_user", "status", "decision", "decided_by", "outcome",
             "reason", "request_bytes")  # fmt: skip
 """What is the same for all calls that end alike, beside what they have in common (`entries.Common`)."""
-
-_TOGETHER = frozenset(TOGETHER)

@@ -37,7 +37,7 @@ _SEVERITIES = {
 }
 
 # Said by the log record itself, or of no use outside the journal.
-_LEFT_OUT = ("prev", "stageTimestamp", "trace_id", "span_id")
+_LEFT_OUT = ("kind", "prev", "stageTimestamp", "trace_id", "span_id")
 _UNIQUE = ("auditID", "requestReceivedTimestamp", "seq", "response_bytes")
 _MEASURED = ("duration_ms", "upstream_ms", "upstream_start_ms", "first_byte_ms", "lag_seconds")
 
@@ -48,17 +48,16 @@ class LineEncoder:
     def __init__(self, clusters: Collection[str]) -> None:
         labels = {"cluster": frozenset(clusters), "verb": VERBS}
         writers = {
-            **dict.fromkeys(_LEFT_OUT, attributes.nothing),
             **{field: attributes.plain(_ATTRIBUTES, field) for field in _UNIQUE},
             **{field: attributes.measured(_ATTRIBUTES, field) for field in _MEASURED},
             **{field: attributes.remembered(_label(field, known)) for field, known in labels.items()},
-            "kind": attributes.nothing,
             "groups": _by_text("groups"),
             "sourceIPs": _by_text("sourceIPs"),
             "ports": attributes.joined(_ATTRIBUTES, "ports"),
             "exec_argv": attributes.joined(_ATTRIBUTES, "exec_argv", shlex.join),
         }
-        self._attributes = Attributes(writers, _remembered)
+        self._attributes = Attributes(writers, _remembered, _LEFT_OUT)
+        self._trace = attributes.remembered(_trace)
         self._export_seq = attributes.plain(_ATTRIBUTES, "export_seq")
         self._kinds = {each: key_value(_ATTRIBUTES, "kind", each.value) for each in Kind}
 
@@ -81,9 +80,20 @@ class LineEncoder:
             *[part.line or self._common(part) for part in common],
             self._attributes(record),
             self._export_seq(export_seq) if export_seq is not None else b"",
-            _ids(record),
+            self._ids(record),
         ))  # fmt: skip
         return message(_LOG_RECORDS, content)
+
+    def _ids(self, record: Mapping[str, Any]) -> bytes:
+        command, audit_id = record.get("command_id"), record.get("auditID")
+        if audit_id is not None:
+            span = server_span_id(audit_id)
+            trace = self._trace(command) if command else _trace(audit_id)
+        elif command is not None:
+            span, trace = command_span_id(command), _trace(command)
+        else:
+            return b""
+        return trace + message(_SPAN_ID, bytes.fromhex(span))
 
     def _common(self, part: Common) -> bytes:
         part.line = self._attributes(part.record)
@@ -95,13 +105,8 @@ def request(log_records: Sequence[bytes]) -> bytes:
     return enclosed((_RESOURCE_LOGS, _SCOPE_LOGS), _SERVICE, log_records)
 
 
-def _ids(record: Mapping[str, Any]) -> bytes:
-    command, audit_id = record.get("command_id"), record.get("auditID")
-    whole = command or audit_id
-    if whole is None:
-        return b""
-    span = command_span_id(whole) if audit_id is None else server_span_id(audit_id)
-    return message(_TRACE_ID, bytes.fromhex(trace_id(whole))) + message(_SPAN_ID, bytes.fromhex(span))
+def _trace(uuid: str) -> bytes:
+    return message(_TRACE_ID, bytes.fromhex(trace_id(uuid)))
 
 
 def _remembered(field: str) -> attributes.Writer:

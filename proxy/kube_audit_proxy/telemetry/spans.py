@@ -39,7 +39,6 @@ class SpanEncoder:
 
     def __init__(self) -> None:
         writers: dict[str, attributes.Writer] = {
-            **dict.fromkeys(_LEFT_OUT, attributes.nothing),
             **{field: attributes.plain(_ATTRIBUTES, attribute(field)) for field in _UNIQUE},
             **{field: attributes.measured(_ATTRIBUTES, attribute(field)) for field in _MEASURED},
             "requestURI": attributes.remembered(_url),
@@ -48,21 +47,23 @@ class SpanEncoder:
             "exec_argv": attributes.listed(_ATTRIBUTES, attribute("exec_argv")),
             "ports": attributes.listed(_ATTRIBUTES, attribute("ports")),
         }
-        self._attributes = Attributes(writers, _remembered)
+        self._attributes = Attributes(writers, _remembered, _LEFT_OUT)
+        self._trace = attributes.remembered(_trace)
+        self._parent = attributes.remembered(_parent)
         self._client = attributes.remembered(_client)
         self._audit_id = writers["auditID"]
 
     def encode_call(self, record: Mapping[str, Any], times: Times, common: tuple[Common, ...]) -> bytes:
         """Return the spans of a call that has ended; its fields are in `record` or in `common`."""
         audit_id, command = record["auditID"], record.get("command_id")
-        trace = message(_TRACE_ID, bytes.fromhex(trace_id(command or audit_id)))
+        trace = self._trace(command) if command else _trace(audit_id)
         server = bytes.fromhex(server_span_id(audit_id))
         status, outcome = record.get("status", 0), record.get("outcome")
         failed = status >= 500 or outcome in _BROKEN
         content = b"".join((
             trace,
             message(_SPAN_ID, server),
-            message(_PARENT, bytes.fromhex(command_span_id(command))) if command else b"",
+            self._parent(command) if command else b"",
             *[part.span or self._common(part) for part in common],
             b"" if common else _name_and_route(record),
             _SERVER,
@@ -82,7 +83,7 @@ class SpanEncoder:
         """Return the span of a command that is over."""
         command = record["command_id"]
         content = b"".join((
-            message(_TRACE_ID, bytes.fromhex(trace_id(command))),
+            _trace(command),
             message(_SPAN_ID, bytes.fromhex(command_span_id(command))),
             message(_NAME, str(record.get("command", "command")).encode()),
             _INTERNAL,
@@ -113,6 +114,14 @@ class SpanEncoder:
             self._client(told),
         ))  # fmt: skip
         return message(_SPANS, content)
+
+
+def _trace(uuid: str) -> bytes:
+    return message(_TRACE_ID, bytes.fromhex(trace_id(uuid)))
+
+
+def _parent(command: str) -> bytes:
+    return message(_PARENT, bytes.fromhex(command_span_id(command)))
 
 
 def _client(values: tuple[Any, ...]) -> bytes:
