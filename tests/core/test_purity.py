@@ -1,6 +1,8 @@
 """The modules that only compute neither wait, talk nor look around: nothing they import does."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,3 +119,11 @@ def test_the_walk_reaches_what_it_is_to_reach() -> None:
         "p.q", "p.q.a", "p.b", "p.b.c", "time", "os.path", "os.path.join",
     }  # fmt: skip
     assert "kube_audit_proxy.clock" in reached("kube_audit_proxy.app")
+
+
+def test_the_gateway_loads_nothing_that_ships() -> None:
+    """A worker carries calls: what talks to collectors and to Prometheus stays out of its process."""
+    loaded = "import sys, kube_audit_proxy.process.worker; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    heavy = {"grpc", "opentelemetry", "requests", "httpx", "prometheus_client", "sqlite3"}
+    assert not heavy & set(done.stdout.split())

@@ -12,7 +12,7 @@ from kube_audit_proxy.export.names import Signal
 from kube_audit_proxy.process import status
 from kube_audit_proxy.telemetry import state as shipped
 from kube_audit_proxy.telemetry.merge import Merge
-from kube_audit_proxy.telemetry.report import PROCESS
+from kube_audit_proxy.telemetry.shipped import PROCESS
 from kube_audit_proxy.telemetry.shipper import RewoundError, Settings, Shipper
 from kube_audit_proxy.telemetry.state import DeadLetter, State
 from support.journals import JournalWriter

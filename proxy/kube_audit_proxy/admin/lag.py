@@ -12,10 +12,7 @@ import orjson
 from kube_audit_proxy.index.indexer import Head, heads
 from kube_audit_proxy.index.schema import NoIndex, open_for_reading
 from kube_audit_proxy.journal.cursor import Cursor
-from kube_audit_proxy.journal.reader import segments, writers
-
-_TAIL = 256 << 10
-"""Bytes of a segment's end in which its last line is looked for."""
+from kube_audit_proxy.journal.reader import last_seq, segments, writers
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +48,8 @@ def _heads(index: Path) -> Mapping[str, Head]:
 
 def _lag(journal: Path, writer: str, head: Head | None) -> Lag:
     indexed = head.seq if head else 0
-    written = max(indexed, *(_last_seq(path) for path in segments(journal, writer)[-2:]), 0)
+    written = max(indexed, *(last_seq(path) for path in segments(journal, writer)[-2:]), 0)
     return Lag(indexed, written, _first_after(journal, writer, head.cursor if head else None))
-
-
-def _last_seq(segment: Path) -> int:
-    """Return the number of the last complete line; 0 where there is none."""
-    try:
-        with segment.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - _TAIL))
-            lines = file.read().split(b"\n")[:-1]
-    except FileNotFoundError:
-        return 0
-    return next((seq for line in reversed(lines) if isinstance(seq := _fields(line).get("seq"), int)), 0)
 
 
 def _first_after(journal: Path, writer: str, cursor: Cursor | None) -> float | None:

@@ -18,8 +18,8 @@ from kube_audit_proxy.index.filters import parse_time
 from kube_audit_proxy.process import status
 from kube_audit_proxy.telemetry import state
 from kube_audit_proxy.telemetry.backlog import Backlog, backlogs
-from kube_audit_proxy.telemetry.report import PROCESS
 from kube_audit_proxy.telemetry.rewind import rewound
+from kube_audit_proxy.telemetry.shipped import PROCESS
 from kube_audit_proxy.telemetry.state import State
 
 _LETTERS_SHOWN = 20

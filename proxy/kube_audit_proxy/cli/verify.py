@@ -37,7 +37,7 @@ def verify(*, data_dir: Path) -> None:
             f"there is no journal in {data_dir}",
             "start the proxy with `kube-audit-proxy up` first, or name its --data-dir.",
         )
-    size = sum(path.stat().st_size for writer in writers(journal) for path in segments(journal, writer))
+    size = sum(_size(path) for writer in writers(journal) for path in segments(journal, writer))
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("verifying", total=size)
         heads_seen = _known_heads(data_dir / FILE_NAME)
@@ -46,6 +46,13 @@ def verify(*, data_dir: Path) -> None:
         click.echo(_line(report))
     if any(report.finding for report in reports):
         sys.exit(TROUBLE)
+
+
+def _size(segment: Path) -> int:
+    try:
+        return segment.stat().st_size
+    except FileNotFoundError:  # retention was faster
+        return 0
 
 
 def _known_heads(index: Path) -> dict[str, tuple[int, str]]:

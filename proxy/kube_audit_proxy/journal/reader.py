@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kube_audit_proxy.journal.cursor import Cursor
+from kube_audit_proxy.journal.line import LineError, parse
+
+_TAIL = 64 << 10
+"""Bytes of a segment's end in which its last line is looked for first."""
 
 _SEGMENT = re.compile(r"[0-9]{20}\.jsonl")
 
@@ -63,6 +67,24 @@ def _names(journal: Path, writer: str) -> list[str]:
         return sorted(filter(_SEGMENT.fullmatch, os.listdir(journal / writer)))  # noqa: PTH208 - see above
     except FileNotFoundError:
         return []
+
+
+def last_seq(segment: Path) -> int:
+    """Return the number of a segment's last whole line, looking at its end; 0 where there is none or it is gone."""
+    try:
+        with segment.open("rb") as file:
+            size, reach = file.seek(0, os.SEEK_END), _TAIL
+            while True:
+                file.seek(max(size - reach, 0))
+                last = file.read(reach).rpartition(b"\n")[0].rpartition(b"\n")[2]
+                try:
+                    return parse(last).seq
+                except LineError:
+                    if reach >= size:
+                        return 0
+                    reach *= 16
+    except FileNotFoundError:
+        return 0
 
 
 def read_batches(journal: Path, cursors: Mapping[str, Cursor], max_bytes: int = 1 << 20) -> Iterator[Batch]:

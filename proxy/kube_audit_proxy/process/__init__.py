@@ -1,1 +1,1 @@
-"""Who runs: one parent, gateway workers on one shared port, and the indexer; each a process, restarted if it dies."""
+"""Who runs: one parent, gateway workers on one port, indexer, shipper and admin; each is started again if it dies."""

@@ -11,7 +11,7 @@ from kube_audit_proxy.gateway.exchange import Gateway
 from kube_audit_proxy.journal.reader import segments
 from kube_audit_proxy.journal.writer import JournalWriter
 from kube_audit_proxy.process import status
-from kube_audit_proxy.telemetry.report import Shipped, shipped
+from kube_audit_proxy.telemetry.shipped import Shipped, shipped
 
 
 class WorkerHealth:

@@ -13,7 +13,8 @@ from kube_audit_proxy.config import Config, parse
 from kube_audit_proxy.process import status
 from kube_audit_proxy.process.child import read_settings, say_ready, set_up_logging, until_told_to_stop
 from kube_audit_proxy.telemetry.merge import Parsed
-from kube_audit_proxy.telemetry.report import PROCESS, snapshot
+from kube_audit_proxy.telemetry.report import snapshot
+from kube_audit_proxy.telemetry.shipped import PROCESS
 from kube_audit_proxy.telemetry.shipper import RewoundError, Settings, Shipper
 from kube_audit_proxy.telemetry.state import opened_for_writing, set_aside_if_damaged
 from kube_audit_proxy.telemetry.transport import TransportError, connect

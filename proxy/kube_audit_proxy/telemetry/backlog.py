@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kube_audit_proxy.export.names import Signal
-from kube_audit_proxy.journal.line import LineError, parse
-from kube_audit_proxy.journal.reader import JournalGap, read_writer, segments, writers
+from kube_audit_proxy.journal.reader import JournalGap, last_seq, read_writer, segments, writers
 from kube_audit_proxy.telemetry.entries import UnreadableError, entry
 from kube_audit_proxy.telemetry.state import Position, State
 
@@ -32,7 +31,7 @@ def backlogs(journal: Path, state: State) -> Iterator[Backlog]:
 
 def _backlog(journal: Path, signal: Signal, writer: str, position: Position | None) -> Backlog:
     shipped = position.seq if position else 0
-    written = max(_last_seq(journal, writer), shipped)
+    written = max(shipped, *(last_seq(path) for path in segments(journal, writer)[-2:]), 0)
     return Backlog(signal, writer, shipped, written, _waiting_since(journal, writer, position))
 
 
@@ -48,21 +47,3 @@ def _waiting_since(journal: Path, writer: str, position: Position | None) -> int
     except JournalGap:
         pass
     return None
-
-
-def _last_seq(journal: Path, writer: str) -> int:
-    """Return the number of the last whole line, reading the end of the newest segment only."""
-    for path in reversed(segments(journal, writer)):
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            reach = 1 << 16
-            while True:
-                file.seek(max(size - reach, 0))
-                lines = file.read(size).rpartition(b"\n")[0].split(b"\n")
-                try:
-                    return parse(lines[-1]).seq
-                except LineError:
-                    if reach >= size:
-                        break
-                    reach *= 16
-    return 0

@@ -1,25 +1,12 @@
-"""What the shipper says of itself in its snapshot, and what a worker reads there for its heartbeat."""
+"""What the shipper says of itself in its snapshot."""
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 from kube_audit_proxy import __version__
-from kube_audit_proxy.export.names import Signal
-from kube_audit_proxy.process.status import Kind, Sample, Snapshot, read
+from kube_audit_proxy.process.status import Kind, Sample, Snapshot
+from kube_audit_proxy.telemetry.shipped import PROCESS
 from kube_audit_proxy.telemetry.shipper import Shipper
-
-PROCESS = "shipper"
-
-
-@dataclass(frozen=True, slots=True)
-class Shipped:
-    """How far the lines of a writer are shipped, as the shipper said last; None: it says nothing."""
-
-    seq: int | None = None
-    lag_seconds: float | None = None
-    dead_letters: int | None = None
 
 
 def snapshot(shippers: Iterable[Shipper]) -> Snapshot:
@@ -36,18 +23,6 @@ def snapshot(shippers: Iterable[Shipper]) -> Snapshot:
         counters=tuple(sample for each in all_of_them for sample in _counters(each)),
         gauges=tuple(sample for each in all_of_them for sample in _gauges(each, time.time())),
     )
-
-
-def shipped(directory: Path, writer: str, now: float) -> Shipped | None:
-    """Return what the shipper said of a writer last; None where there is no shipper, or it does not live."""
-    said = read(directory).get(PROCESS)
-    if said is None or not said.alive(now):
-        return None
-    labels = (("signal", Signal.LOGS.value), ("writer", writer))
-    values = {each.name: each.value for each in said.gauges if each.labels == labels}
-    dead = sum(each.value for each in said.counters if each.name == "dead_letters")
-    seq = values.get("shipped_seq")
-    return Shipped(int(seq) if seq is not None else None, values.get("ship_lag_seconds"), int(dead))
 
 
 def _counters(shipper: Shipper) -> Iterator[Sample]:
