@@ -41,6 +41,8 @@ class Module:
     stamps: Mapping[str, str] = field(default_factory=dict)
     tags: Sequence[str] = ()
     use_assets: bool = True
+    folder: str = ""
+    """The folder of the Go module; empty if it is the name."""
 
     @property
     def ldflags(self) -> str:
@@ -63,6 +65,7 @@ def _kubernetes_stamps(minor: str, patch: str) -> dict[str, str]:
 
 
 _COMMANDS = "k8s.io/kubernetes/cmd"
+_CONTAINERD = "github.com/containerd/containerd/v2/cmd"
 MODULES: Mapping[str, Module] = {
     "etcd": Module(version="v3.6.14", packages={"etcd": "go.etcd.io/etcd/server/v3"}, minutes=1),
     "kubernetes": Module(
@@ -81,6 +84,25 @@ MODULES: Mapping[str, Module] = {
         stamps={"sigs.k8s.io/kwok/pkg/consts.Version": "v0.8.0"},
     ),
     "kubelet": Module(version="", packages={"demo-kubelet": "."}, minutes=1),
+    "node": Module(
+        version="v1.36.3",
+        packages={name: f"{_COMMANDS}/{name}" for name in ("kubelet", "kube-proxy")},
+        minutes=2,
+        stamps=_kubernetes_stamps("36", "3"),
+        folder="kubernetes",
+    ),
+    "containerd": Module(
+        version="v2.3.7",
+        packages={name: f"{_CONTAINERD}/{name}" for name in ("containerd", "containerd-shim-runc-v2", "ctr")},
+        minutes=2,
+        tags=("no_btrfs", "no_devmapper", "no_zfs"),
+    ),
+    "helm": Module(
+        version="v3.22.0",
+        packages={"helm": "helm.sh/helm/v3/cmd/helm"},
+        minutes=1,
+        stamps={"helm.sh/helm/v3/internal/version.version": "v3.22.0"},
+    ),
     "kubectl-1.28": Module(
         version="v1.28.15",
         packages={"kubectl": f"{_COMMANDS}/kubectl"},
@@ -115,7 +137,7 @@ def cache_root(environ: Mapping[str, str]) -> Path:
 
 def module_folder(name: str) -> Path:
     """Return the folder of the Go module name in this package."""
-    return Path(__file__).parent / "modules" / name
+    return Path(__file__).parent / "modules" / (MODULES[name].folder or name)
 
 
 def cache_key(module: Module, folder: Path) -> str:
