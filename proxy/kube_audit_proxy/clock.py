@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from kube_audit_proxy.audit.digits import THREE_DIGITS
+
 
 class WallClock:
     """Formats the present as RFC 3339 in UTC with microseconds; the seconds are formatted once each."""
@@ -16,11 +18,25 @@ class WallClock:
 
     def __call__(self) -> str:
         """Give the present, as `2026-01-02T03:04:05.678901Z`."""
-        second, nanoseconds = divmod(self._now_ns(), 1_000_000_000)
+        microseconds = self._now_ns() // 1000
+        second = microseconds // 1_000_000
         if second != self._second:
             self._second = second
             self._prefix = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
-        return f"{self._prefix}{nanoseconds // 1000:06d}Z"
+        fraction = microseconds - second * 1_000_000
+        return f"{self._prefix}{THREE_DIGITS[fraction // 1000]}{THREE_DIGITS[fraction % 1000]}Z"
+
+
+_ELAPSED = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""The clock that only goes forward, also while the machine sleeps."""
+
+
+def unhurried(
+    now_ns: Callable[[], int] = time.time_ns, elapsed_ns: Callable[[], int] = lambda: time.clock_gettime_ns(_ELAPSED)
+) -> Callable[[], int]:
+    """Return a time of day to judge by what is old: where the clock is set forward, nothing has aged by that."""
+    begin = now_ns() - elapsed_ns()
+    return lambda: min(now_ns(), begin + elapsed_ns())
 
 
 class UuidSource:

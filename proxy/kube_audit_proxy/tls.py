@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -50,9 +51,42 @@ def ensure_certificates(directory: Path, hosts: Iterable[str]) -> Certificates:
     return paths
 
 
+_NOT_TLS = (
+    b"HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
+    b"this proxy speaks TLS only: write https:// where http:// stands\n"
+)
+"""A 403 in plain text, as of other refusals: kubectl tells people its words, and does not try again."""
+
+
+class _Handshake(ssl.SSLObject):
+    """Tells whoever speaks plain HTTP so, in plain HTTP."""
+
+    outgoing: ssl.MemoryBIO
+
+    def do_handshake(self) -> None:
+        """Do it; the answer to plain HTTP goes out as a part of a handshake that never ends."""
+        try:
+            super().do_handshake()
+        except ssl.SSLError as error:
+            if error.reason != "HTTP_REQUEST":
+                raise
+            self.outgoing.write(_NOT_TLS)
+            raise ssl.SSLWantReadError from error
+
+
+class _ServerContext(ssl.SSLContext):
+    sslobject_class = _Handshake
+
+    def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **kwargs: Any) -> ssl.SSLObject:
+        """Make the TLS side of a connection."""
+        made = super().wrap_bio(incoming, outgoing, *args, **kwargs)
+        made.outgoing = outgoing  # type: ignore[attr-defined]
+        return made
+
+
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     """TLS towards clients: 1.2 and newer, HTTP/1.1 only."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = _ServerContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     context.set_alpn_protocols(["http/1.1"])
     return context

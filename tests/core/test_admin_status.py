@@ -45,7 +45,7 @@ def scraped(
     """Return every sample of a scrape, as a real parser reads it."""
     registry = CollectorRegistry(auto_describe=False)
     named = {each.process: each for each in snapshots}
-    registry.register(ProxyCollector(["w0", "indexer"], lambda: named, lambda: lags or {}, lambda: NOW))
+    registry.register(ProxyCollector(lambda: ["w0", "indexer"], lambda: named, lambda: lags or {}, lambda: NOW))
     families = text_string_to_metric_families(generate_latest(registry).decode())
     samples = [sample for family in families for sample in family.samples]
     found = {

@@ -21,7 +21,6 @@ from kube_audit_proxy.telemetry.entries import Commons
 
 AUDIT_ID = "5d2f2d0a-3f0e-4d65-9a3c-0f5f6b1c2d3e"
 RECEIVED, LATER = "2026-11-23T10:15:02.131220Z", "2026-11-23T10:15:03.000001Z"
-MINIMAL = CallEnd(0, Decision.ERROR, "proxy", Outcome.INTERRUPTED, 0.0)
 FULL = CallEnd(
     status=101,
     decision=Decision.ALLOW,
@@ -39,6 +38,21 @@ FULL = CallEnd(
     exit_code=3,
     ports=(80, 8080),
 )
+
+
+def ended(**changes: Any) -> CallEnd:
+    """Give an end of which next to nothing is known, but for these."""
+    known: dict[str, Any] = {
+        "status": 0,
+        "decision": Decision.ERROR,
+        "decided_by": "proxy",
+        "outcome": Outcome.INTERRUPTED,
+        "duration_ms": 0.0,
+    }
+    return CallEnd(**{**known, **changes})
+
+
+MINIMAL = ended()
 
 
 def names(*lines: str) -> set[str]:
@@ -156,14 +170,14 @@ def test_a_minimal_end() -> None:
 def test_one_thing_known_is_one_field_more(changes: dict[str, Any], field: str, value: Any) -> None:
     """Each fact has its own field, a zero that was told is told, and a message has its limit."""
     plain = read(CallRecord(AUDIT_ID, RECEIVED).end(LATER, MINIMAL))
-    found = read(CallRecord(AUDIT_ID, RECEIVED).end(LATER, MINIMAL._replace(**changes)))
+    found = read(CallRecord(AUDIT_ID, RECEIVED).end(LATER, ended(**changes)))
     assert found == {**plain, field: value}
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))
 def test_stage_of_the_last_line(outcome: Outcome) -> None:
     """Only a fault of the proxy is a Panic."""
-    end = read(CallRecord(AUDIT_ID, RECEIVED).end(LATER, MINIMAL._replace(outcome=outcome)))
+    end = read(CallRecord(AUDIT_ID, RECEIVED).end(LATER, ended(outcome=outcome)))
     assert end["stage"] == ("Panic" if outcome is Outcome.FAILED else "ResponseComplete")
     assert end["outcome"] == outcome.value
 
@@ -171,7 +185,7 @@ def test_stage_of_the_last_line(outcome: Outcome) -> None:
 @pytest.mark.parametrize("decision", list(Decision))
 def test_decisions_are_told_by_their_value(decision: Decision) -> None:
     """A decision is written as the vocabulary has it."""
-    assert read(CallRecord(AUDIT_ID, RECEIVED).end(LATER, MINIMAL._replace(decision=decision)))["decision"] == decision
+    assert read(CallRecord(AUDIT_ID, RECEIVED).end(LATER, ended(decision=decision)))["decision"] == decision
 
 
 @pytest.mark.parametrize(
@@ -183,7 +197,7 @@ def test_hostile_text_stays_one_line(text: str) -> None:
     """Whatever an answer says, a record is one line of JSON that gives it back."""
     record = CallRecord(AUDIT_ID, RECEIVED)
     record.add(members({"user": text}))
-    line = record.end(LATER, MINIMAL._replace(message=text, reason=text, subprotocol=text))
+    line = record.end(LATER, ended(message=text, reason=text, subprotocol=text))
     assert b"\n" not in line
     found = read(line)
     assert [found[key] for key in ("user", "message", "reason", "subprotocol")] == [text] * 4
@@ -193,7 +207,7 @@ def test_hostile_text_stays_one_line(text: str) -> None:
 def test_an_end_can_always_be_written(field: str) -> None:
     """Text with half a surrogate pair, which JSON bodies can escape, does not cost a call its end."""
     changes: dict[str, Any] = {field: "x\ud83d"}
-    read(CallRecord(AUDIT_ID, RECEIVED).end(LATER, MINIMAL._replace(**changes)))
+    read(CallRecord(AUDIT_ID, RECEIVED).end(LATER, ended(**changes)))
 
 
 def test_every_field_is_written_and_no_other() -> None:

@@ -336,7 +336,7 @@ def test_the_first_of_repeated_claims_is_recorded() -> None:
 
 def test_nothing_said_is_nothing_known() -> None:
     """A request without headers gives empty values."""
-    assert scrub([], upgrading=True) == ([], "", "", "", "", "", False, False, None)
+    assert scrub([], upgrading=True) == ([], "", "", b"", "", "", "", False, False, None)
 
 
 # The heads.

@@ -27,22 +27,27 @@ from kube_audit_proxy.process import status
 class Proxy:
     """What the listener has to know of the proxy it tells of.
 
-    `workers` and `others` are the names of the processes that have to live; `known` is what `grafana_query.parse`
-    takes.
+    `expected` gives the processes that have to live at present; `known` is what `grafana_query.parse` takes.
     """
 
     data_dir: Path
     journal: Path
     index: Path
-    workers: Sequence[str]
-    others: Sequence[str]
+    expected: Callable[[], status.Expected]
     known: Mapping[str, Collection[str]]
 
 
 def make_application(proxy: Proxy, access: Access) -> Application:
     """Make the application, for tornado's HTTPServer."""
     run = status.directory(proxy.data_dir)
-    processes = (*proxy.workers, *proxy.others)
+
+    def workers() -> Sequence[str]:
+        return proxy.expected().workers
+
+    def processes() -> Sequence[str]:
+        expected = proxy.expected()
+        return (*expected.workers, *expected.others)
+
     registry = CollectorRegistry(auto_describe=False)
     registry.register(
         ProxyCollector(processes, lambda: status.read(run), lambda: lags(proxy.journal, proxy.index), time.time)
@@ -57,7 +62,7 @@ def make_application(proxy: Proxy, access: Access) -> Application:
         [
             (r"/metrics", _Metrics, {"registry": registry}),
             (r"/healthz", _Health, {"judge": health.alive, "run": run, "processes": processes}),
-            (r"/readyz", _Health, {"judge": health.ready, "run": run, "processes": proxy.workers}),
+            (r"/readyz", _Health, {"judge": health.ready, "run": run, "processes": workers}),
             *((rf"/export\.{form.ending}", Download, {"source": source, "form": form}) for form in FORMATS),
         ],
         default_handler_class=Nothing,
@@ -84,7 +89,7 @@ class _Health(Answer):
         self,
         judge: Callable[[Sequence[str], Mapping[str, status.Snapshot], float], health.Health],
         run: Path,
-        processes: Sequence[str],
+        processes: Callable[[], Sequence[str]],
     ) -> None:
         self._judge = judge
         self._run = run
@@ -92,7 +97,7 @@ class _Health(Answer):
 
     def get(self) -> None:
         """Answer 200 where all is well, and 503 otherwise."""
-        found = self._judge(self._processes, status.read(self._run), time.time())
+        found = self._judge(self._processes(), status.read(self._run), time.time())
         verbose = "verbose" in parse_qs(self.request.query, keep_blank_values=True)
         self.set_status(200 if found.good else 503)
         self.finish(found.text(self.request.path.strip("/"), verbose=verbose))

@@ -70,11 +70,14 @@ HISTOGRAMS = (
 
 
 class ProxyCollector(Collector):
-    """Collects at each scrape. `read` gives the snapshots, `lags` the index's lag, `wall` the Unix time."""
+    """Collects at each scrape, from what is asked then.
+
+    `expected` gives the processes there are to be, `read` the snapshots, `lags` the index's lag, `wall` the Unix time.
+    """
 
     def __init__(
         self,
-        expected: Sequence[str],
+        expected: Callable[[], Sequence[str]],
         read: Callable[[], Mapping[str, Snapshot]],
         lags: Callable[[], Mapping[str, Lag]],
         wall: Callable[[], float],
@@ -94,7 +97,7 @@ class ProxyCollector(Collector):
             "The program's version.",
             {"version": __version__, "python_version": platform.python_version()},
         )
-        yield from _processes(self._expected, snapshots, alive, now)
+        yield from _processes(self._expected(), snapshots, alive, now)
         yield from _counters(alive)
         yield from _gauges(alive)
         yield from _histograms(alive)

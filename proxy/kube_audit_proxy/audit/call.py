@@ -4,15 +4,18 @@ A record is put together from serialized members. Much of what two calls say of 
 end repeats of its start always is: neither is serialized twice.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
+from kube_audit_proxy.audit.digits import thousandths
 from kube_audit_proxy.audit.fields import Decision, Outcome, Stage
 from kube_audit_proxy.audit.trace import server_span_id
 
 _MESSAGE_LIMIT = 1024
-_STAGE = {stage: b'"kind":"call","stage":"%b","stageTimestamp":"%%b",%%b' % stage.encode() for stage in Stage}
+_VERDICT = {each: f',"decision":"{each.value}","decided_by":' for each in Decision}
+_OUTCOME = {each: f'","outcome":"{each.value}","duration_ms":' for each in Outcome}
+_STAGE = {stage: f'"kind":"call","stage":"{stage.value}","stageTimestamp":"' for stage in Stage}
 
 
 def members(values: dict[str, Any]) -> bytes:
@@ -29,65 +32,110 @@ class CallRecord:
         self.audit_id = audit_id
         self.received = received
         """requestReceivedTimestamp."""
-        self._known = f'"auditID":"{audit_id}","requestReceivedTimestamp":"{received}"'.encode()
+        self._known = [f'"auditID":"{audit_id}","requestReceivedTimestamp":"{received}"'.encode()]
 
     def add(self, known: bytes) -> None:
         """Add members that the call's further lines are to have; empty is none."""
         if known:
-            self._known += b"," + known
+            self._known.append(known)
 
     def trace(self, trace: str) -> None:
         """Add the ids under which the call is traced; `trace` is the trace's."""
-        self._known += f',"trace_id":"{trace}","span_id":"{server_span_id(self.audit_id)}"'.encode()
+        self._known.append(f'"trace_id":"{trace}","span_id":"{server_span_id(self.audit_id)}"'.encode())
 
     def start(self) -> bytes:
         """The members of the line that has to be durable before the call goes on."""
-        return _STAGE[Stage.REQUEST_RECEIVED] % (self.received.encode(), self._known)
+        return self._line(Stage.REQUEST_RECEIVED, self.received, b"")
 
     def response_started(self, now: str, status: int) -> bytes:
         """The members of the line that tells when a long-running call got its answer's head."""
-        return _STAGE[Stage.RESPONSE_STARTED] % (now.encode(), self._known + b',"status":%d' % status)
+        return self._line(Stage.RESPONSE_STARTED, now, b',"status":%d' % status)
 
     def end(self, now: str, end: "CallEnd") -> bytes:
         """The members of the last line."""
         stage = Stage.PANIC if end.outcome is Outcome.FAILED else Stage.RESPONSE_COMPLETE
-        return _STAGE[stage] % (now.encode(), self._known + end.members())
+        return self._line(stage, now, end.members())
+
+    def _line(self, stage: Stage, now: str, rest: bytes) -> bytes:
+        known = b",".join(self._known)
+        self._known = [known]
+        return b"".join((f'{_STAGE[stage]}{now}",'.encode(), known, rest))
 
 
-class CallEnd(NamedTuple):
+class CallEnd:
     """How a call ended. What does not apply is 0, None or empty and is left out, sizes and the duration excepted."""
 
-    status: int
-    decision: Decision
-    decided_by: str
-    outcome: Outcome
-    duration_ms: float
-    upstream_ms: float | None = None
-    upstream_start_ms: float | None = None
-    first_byte_ms: float | None = None
-    request_bytes: int = 0
-    response_bytes: int = 0
-    reason: str = ""
-    message: str = ""
-    subprotocol: str = ""
-    exit_code: int | None = None
-    ports: tuple[int, ...] = ()
+    __slots__ = (
+        "decided_by",
+        "decision",
+        "duration_ms",
+        "exit_code",
+        "first_byte_ms",
+        "message",
+        "outcome",
+        "ports",
+        "reason",
+        "request_bytes",
+        "response_bytes",
+        "status",
+        "subprotocol",
+        "upstream_ms",
+        "upstream_start_ms",
+    )
+
+    def __init__(
+        self,
+        *,
+        status: int,
+        decision: Decision,
+        decided_by: str,
+        outcome: Outcome,
+        duration_ms: float,
+        upstream_ms: float | None = None,
+        upstream_start_ms: float | None = None,
+        first_byte_ms: float | None = None,
+        request_bytes: int = 0,
+        response_bytes: int = 0,
+        reason: str = "",
+        message: str = "",
+        subprotocol: str = "",
+        exit_code: int | None = None,
+        ports: tuple[int, ...] = (),
+    ) -> None:
+        self.status = status
+        self.decision = decision
+        self.decided_by = decided_by
+        self.outcome = outcome
+        self.duration_ms = duration_ms
+        self.upstream_ms = upstream_ms
+        self.upstream_start_ms = upstream_start_ms
+        self.first_byte_ms = first_byte_ms
+        self.request_bytes = request_bytes
+        self.response_bytes = response_bytes
+        self.reason = reason
+        self.message = message
+        self.subprotocol = subprotocol
+        self.exit_code = exit_code
+        self.ports = ports
 
     def members(self) -> bytes:
         """The members that apply, each after a comma."""
         text = (
-            f',"decision":"{self.decision.value}","decided_by":"{self.decided_by}","outcome":"{self.outcome.value}"'
-            f',"duration_ms":{self.duration_ms:.3f},"request_bytes":{self.request_bytes}'
+            f'{_VERDICT[self.decision]}"{self.decided_by}{_OUTCOME[self.outcome]}'
+            f'{thousandths(self.duration_ms)},"request_bytes":{self.request_bytes}'
             f',"response_bytes":{self.response_bytes}'
         )
         if self.status:
             text += f',"status":{self.status}'
-        if self.upstream_start_ms is not None:
-            text += f',"upstream_start_ms":{self.upstream_start_ms:.3f}'
-        if self.upstream_ms is not None:
-            text += f',"upstream_ms":{self.upstream_ms:.3f}'
-        if self.first_byte_ms is not None:
-            text += f',"first_byte_ms":{self.first_byte_ms:.3f}'
+        upstream_start_ms, upstream_ms, first_byte_ms = self.upstream_start_ms, self.upstream_ms, self.first_byte_ms
+        if upstream_start_ms is not None:
+            text += f',"upstream_start_ms":{thousandths(upstream_start_ms)}'
+        if upstream_ms is not None:
+            text += f',"upstream_ms":{thousandths(upstream_ms)}'
+        if first_byte_ms is not None:
+            text += f',"first_byte_ms":{thousandths(first_byte_ms)}'
+        if not (self.reason or self.message or self.subprotocol or self.ports) and self.exit_code is None:
+            return text.encode()
         said = {
             "reason": _encodable(self.reason),
             "message": _encodable(self.message[:_MESSAGE_LIMIT]),
@@ -97,7 +145,7 @@ class CallEnd(NamedTuple):
         rest: dict[str, Any] = {key: value for key, value in said.items() if value}
         if self.exit_code is not None:
             rest["exit_code"] = self.exit_code
-        return text.encode() + (b"," + members(rest) if rest else b"")
+        return text.encode() + b"," + members(rest)
 
 
 def _encodable(text: str) -> str:

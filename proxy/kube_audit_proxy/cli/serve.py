@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ import yaml
 
 from kube_audit_proxy.cli.errors import USAGE, CliError
 from kube_audit_proxy.cluster.kubeconfig import KubeconfigError
-from kube_audit_proxy.config import ConfigError, parse
+from kube_audit_proxy.config import Config, ConfigError, parse
 from kube_audit_proxy.process.child import set_up_logging
+from kube_audit_proxy.process.keeper import StartError
 from kube_audit_proxy.process.service import Running, run
-from kube_audit_proxy.process.supervisor import StartError
 from kube_audit_proxy.telemetry.environment import told_by_environment
 
 log = logging.getLogger(__name__)
@@ -48,12 +49,14 @@ def serve(*, path: Path) -> None:
     \b
     Examples:
       kube-audit-proxy serve --config /etc/kube-audit-proxy.yaml
+
+    SIGHUP has the file read again. If all is well with it, new workers take over on the same address; the old ones
+    take no new connections, and let what they carry end within the grace period. Otherwise the log names every problem
+    and nothing changes. Only a restart changes data_dir, listen and admin.listen.
     """  # noqa: D301 - click wants the character, not its escape
     set_up_logging("parent")
     try:
-        config = parse(_read(path), path.parent.absolute())
-        config = dataclasses.replace(config, telemetry=told_by_environment(config.telemetry, os.environ))
-        asyncio.run(run(config, _say_ready))
+        asyncio.run(run(_read_config(path), _say_ready, partial(_read_config, path)))
     except ConfigError as error:
         problems = "".join(f"\n  - {problem}" for problem in error.problems)
         raise CliError(f"{path} cannot be used:{problems}", exit_code=USAGE) from error
@@ -61,9 +64,16 @@ def serve(*, path: Path) -> None:
         raise CliError(str(error)) from error
 
 
+def _read_config(path: Path) -> Config:
+    config = parse(_read(path), path.parent.absolute())
+    return dataclasses.replace(config, telemetry=told_by_environment(config.telemetry, os.environ))
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_bytes())
+    except OSError as error:
+        raise ConfigError([f"it cannot be read: {error.strerror}"]) from error
     except yaml.YAMLError as error:
         raise ConfigError([f"it is not valid YAML: {error}"]) from error
     if not isinstance(content, dict):

@@ -17,8 +17,8 @@ from kube_audit_proxy.cluster.kubeconfig import KubeconfigError, default_paths, 
 from kube_audit_proxy.config import AdminConfig, ClusterConfig, Config, TelemetryConfig
 from kube_audit_proxy.demo.build import BuildError
 from kube_audit_proxy.demo.cluster import ClusterError, DemoCluster
+from kube_audit_proxy.process.keeper import StartError
 from kube_audit_proxy.process.service import run
-from kube_audit_proxy.process.supervisor import StartError
 from kube_audit_proxy.telemetry.environment import told_by_environment
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8443

@@ -30,6 +30,11 @@ class Cluster:
         self._address: Address | None = None
         self.pool = Pool(self.address, clock)
 
+    def present(self) -> Credential | None:
+        """The credential, if it needs no second look: what `credential` would give, without waiting."""
+        fresh = self.credentials.fresh()
+        return fresh if fresh is self._present else None
+
     async def credential(self) -> Credential:
         """The proxy's credential here, with the TLS settings made to fit. Raises CredentialError."""
         credential = await self.credentials.credential()

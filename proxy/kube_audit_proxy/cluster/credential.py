@@ -48,10 +48,14 @@ class CredentialSource:
         self._until = 0.0
         """Monotonic seconds until which the present credential needs no second look."""
 
+    def fresh(self) -> Credential | None:
+        """The present credential, unless it is time for a second look."""
+        return self._present if self._clock() < self._until else None
+
     async def credential(self) -> Credential:
         """Give the credential. Raises CredentialError."""
-        if self._present is not None and self._clock() < self._until:
-            return self._present
+        if (fresh := self.fresh()) is not None:
+            return fresh
         async with self._lock:
             if self._present is None or self._clock() >= self._until:
                 self._present, self._until = await self._renew()

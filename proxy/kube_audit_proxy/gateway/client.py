@@ -15,6 +15,7 @@ import httptools
 
 from kube_audit_proxy.gateway.errors import ClientGoneError, Refusal
 from kube_audit_proxy.gateway.headers import RawHeaders
+from kube_audit_proxy.gateway.peer import has_hung_up
 from kube_audit_proxy.gateway.repeat import LONGEST, header_block, repeated
 from kube_audit_proxy.kube import status
 
@@ -39,6 +40,9 @@ HEAD_TIMEOUT = 32.0
 IDLE_TIMEOUT = 90.0
 """Seconds between two requests (the same file, IdleTimeout)."""
 
+
+ABANDONED_TIMEOUT = 30.0
+"""Seconds in which something has to be taken of what a client has left behind that is gone."""
 
 DISCARD_TIMEOUT = 5.0
 """Seconds in which the rest of a refused request's body is taken in."""
@@ -81,8 +85,8 @@ class Upstream(Protocol):
     def client_stream(self, data: bytes) -> None:
         """Take bytes of an upgraded connection."""
 
-    def client_failed(self) -> None:
-        """The client is gone, or sends nonsense: end the call."""
+    def client_failed(self, *, patient: bool = True) -> None:
+        """The client is gone, or sends nonsense: end the call; not `patient`: nor deliver what a stream has left."""
 
     def client_writable(self, writable: bool) -> None:
         """Whether the client takes more of the answer at present."""
@@ -105,7 +109,7 @@ class _Discarded:
     def client_stream(self, data: bytes) -> None:
         """Drop it."""
 
-    def client_failed(self) -> None:
+    def client_failed(self, *, patient: bool = True) -> None:  # noqa: ARG002 - nothing is left
         """End."""
         self.client_body_done()
 
@@ -135,6 +139,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._repeatable: tuple[bytes, RawHeaders] | None = None
         """The header fields of the last request, as bytes and parsed, if it was a plain one."""
         self._holding = False
+        self._gone_since = 0.0
+        """When the client was found gone while nothing was read from it; 0 if it was not."""
         self.task: asyncio.Task[None] | None = None
         self.transport = cast("asyncio.Transport", None)
         self.upstream: Upstream | None = None
@@ -190,7 +196,6 @@ class ClientConnection(asyncio.BufferedProtocol):
     def on_message_begin(self) -> None:
         """Start a request."""
         self._parsing = Request()
-        self._url.clear()
 
     def on_url(self, url: bytes) -> None:
         """Gather the target, which may come in pieces."""
@@ -207,6 +212,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         request, parser = cast("Request", self._parsing), self._parser
         request.method = parser.get_method().decode("latin-1")
         request.target = b"".join(self._url).decode("latin-1")
+        self._url.clear()
         version = parser.get_http_version()
         request.http_1_0 = version == "1.0"
         request.keep_alive = parser.should_keep_alive() and not request.http_1_0
@@ -359,6 +365,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         """Stop or go on reading from the client."""
         if holding != self._holding and not self.transport.is_closing():
             self._holding = holding
+            self._gone_since = 0.0
             if holding:
                 self.transport.pause_reading()
             else:
@@ -397,10 +404,23 @@ class ClientConnection(asyncio.BufferedProtocol):
             return now - self._since > HEAD_TIMEOUT
         return self._waiter is not None and self._parsing is None and now - self._since > IDLE_TIMEOUT
 
-    @property
-    def idle(self) -> bool:
-        """Whether no request is being served."""
-        return self._current is None and not self._queue
+    def idle_for(self, now: float) -> float:
+        """Seconds since the client had its last answer; 0 while a request is being served or has begun to arrive."""
+        busy = self._current is not None or self._queue or self._parsing is not None
+        return 0.0 if busy else now - self._since
+
+    def is_abandoned(self, now: float) -> bool:
+        """Whether the client is gone, unseen because nothing is read from it, and what it has sent is not wanted."""
+        if not self._holding or self.transport.is_closing() or not has_hung_up(self.transport):
+            return False
+        self._gone_since = self._gone_since or now
+        return now - self._gone_since > ABANDONED_TIMEOUT
+
+    def give_up(self) -> None:
+        """End the connection, and the call that runs on it, at once."""
+        if self.upstream is not None:
+            self.upstream.client_failed(patient=False)
+        self.transport.abort()
 
     def close(self) -> None:
         """Close once everything written has been sent."""

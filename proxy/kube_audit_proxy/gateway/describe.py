@@ -47,7 +47,8 @@ def _describe_request(method: str, target: str, redaction: Redaction) -> Asked:
     if not method:
         return NOTHING_ASKED
     known: dict[str, Any] = {"method": method}
-    info, refused = None, ""
+    info: RequestInfo | None = None
+    refused = ""
     try:
         info = request_info(method, target)
     except BadTarget as error:

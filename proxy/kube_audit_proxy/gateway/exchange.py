@@ -6,7 +6,7 @@ way out of it leaves the call's end in the journal.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
@@ -48,7 +48,7 @@ from kube_audit_proxy.gateway.route import PREFIX, split_target
 from kube_audit_proxy.gateway.upstream import Response, UpstreamConnection
 from kube_audit_proxy.identity.impersonation import ImpersonationError
 from kube_audit_proxy.identity.impersonation import headers as impersonation_headers
-from kube_audit_proxy.identity.user import Credentials, UnauthenticatedError, Union, User
+from kube_audit_proxy.identity.user import Credentials, UnauthenticatedError, UndecidedError, Union, User
 from kube_audit_proxy.journal.files import JournalError
 from kube_audit_proxy.kube import status
 from kube_audit_proxy.kube.channels import observer
@@ -61,6 +61,15 @@ from kube_audit_proxy.process.status import Tally
 log = logging.getLogger(__name__)
 
 _REPEATABLE = frozenset({"GET", "HEAD"})
+
+HANDSHAKE_TIMEOUT = 10.0
+"""Seconds."""
+
+_LINGER = 1.0
+"""Seconds for which a connection without a call is left open at the end, since its client may just be making one."""
+
+_LOOK = 0.25
+"""Seconds between two looks at whether all calls have ended."""
 
 
 class Journal(Protocol):
@@ -160,13 +169,22 @@ class Gateway:
         self.in_flight = 0
         """Calls that have begun and not ended."""
         self.clients: set[ClientConnection] = set()
+        self._arriving: dict[ClientConnection, float] = {}
+        """Connections whose TLS handshake goes on, or has failed, and when they were accepted."""
+
+    def accept(self) -> ClientConnection:
+        """Make the protocol of a connection that has been accepted; it is served once its TLS handshake is done."""
+        client = ClientConnection(self.serve, self._clock)
+        self._arriving[client] = self._clock()
+        return client
 
     async def serve(self, client: ClientConnection) -> None:
         """Serve one connection until either side is done with it."""
+        self._arriving.pop(client, None)
         self.clients.add(client)
         self.tally.connections += 1
         try:
-            while not self.draining:
+            while True:
                 request = await client.next_request()
                 await self.exchange(client, request)
                 if not (request.body_done or request.awaits_continue or request.broken):
@@ -181,20 +199,29 @@ class Gateway:
             client.close()
 
     async def drain(self, grace: float) -> None:
-        """Take no new calls; let those that run end within `grace` seconds, then cut them off, on the record."""
+        """Let everything end within `grace` seconds, then cut off what has not, on the record.
+
+        Each connection may make one more call, whose answer says that it is the last: a client that is about to use
+        its connection must not find it closed. Where it has not done so for a moment, it is closed.
+        """
         self.draining = True
-        for client in tuple(self.clients):
-            if client.idle:
-                client.close()
-        tasks = {client.task for client in self.clients if client.task is not None}
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=grace)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late)
+        end = self._clock() + grace
+        while (now := self._clock()) < end and (self.clients or self._is_awaited(now)):
+            for client in tuple(self.clients):
+                if client.idle_for(now) >= _LINGER:
+                    client.close()
+            await _wait_for(self.clients, min(_LOOK, end - now))
+        while self.clients:
+            for client in self.clients:
+                if client.task is not None:
+                    client.task.cancel()
+            await _wait_for(self.clients, _LOOK)
         for cluster in self._clusters.values():
             cluster.pool.close()
+
+    def _is_awaited(self, now: float) -> bool:
+        """Whether somebody was accepted a moment ago, and has not come through the handshake yet."""
+        return any(now - accepted < _LINGER for accepted in self._arriving.values())
 
     def sweep(self) -> None:
         """End what has been idle, or has kept us waiting, for too long: clients, kept connections, and answers."""
@@ -202,6 +229,11 @@ class Gateway:
         for client in tuple(self.clients):
             if client.waits_too_long(now):
                 client.transport.abort()
+            elif client.is_abandoned(now):
+                client.give_up()
+        for client, accepted in tuple(self._arriving.items()):
+            if now - accepted > HANDSHAKE_TIMEOUT:
+                del self._arriving[client]
         for cluster in self._clusters.values():
             cluster.pool.sweep(self._answer_timeout)
 
@@ -280,6 +312,9 @@ class Gateway:
         except UnauthenticatedError as error:
             call.record.add(describe_client(scrubbed.user_agent, scrubbed.kubectl_command, scrubbed.upgrade))
             raise Refusal(status.unauthorized(str(error))) from error
+        except UndecidedError as error:
+            call.record.add(describe_client(scrubbed.user_agent, scrubbed.kubectl_command, scrubbed.upgrade))
+            raise Refusal(status.service_unavailable(str(error))) from error
         if before is None or not same or before.user is not user:
             before = client.caller = self._describe_caller(request.headers, scrubbed, user)
         call.record.add(before.members)
@@ -408,7 +443,7 @@ class Gateway:
         """Send the call and give the head of its answer, over a kept connection if there is one."""
         client, request, cluster, scrubbed = call.client, call.request, admitted.cluster, admitted.scrubbed
         try:
-            credential = await cluster.credential()
+            credential = cluster.present() or await cluster.credential()
         except CredentialError as error:
             raise UpstreamConnectError(f"no credential for cluster {cluster.name!r}: {error}") from error
         fixed = b"".join((
@@ -465,9 +500,9 @@ class Gateway:
         head = client_head(101, response.phrase, response.headers, framing, foreign=_is_foreign(call))
         try:
             await connection.tunnel(head, watching)
-        except ClientGoneError:
-            # Who hangs up first after the exit code has been told is chance.
-            if watching is None or watching.exit_code is None:
+        except (ClientGoneError, UpstreamError):
+            # Who hangs up first after the end has been told, and how, is chance.
+            if watching is None or not watching.ended:
                 raise
 
     def _release(self, call: Call) -> None:
@@ -498,6 +533,15 @@ class Gateway:
             request.keep_alive = False
         if not client.lost:
             client.transport.write(answer(failure, call.record.audit_id, call.asked.info, request))
+
+
+async def _wait_for(clients: Iterable[ClientConnection], seconds: float) -> None:
+    """Wait until these connections have been served, or for so long."""
+    tasks = [client.task for client in clients if client.task is not None]
+    if tasks:
+        await asyncio.wait(tasks, timeout=seconds)
+    else:
+        await asyncio.sleep(seconds)
 
 
 def _is_foreign(call: Call) -> bool:

@@ -11,7 +11,9 @@ def request_framing(request: Request, scrubbed: Scrubbed) -> bytes:
     """Say how the API server is told where the request ends, or what to switch to."""
     if scrubbed.upgrade:
         length = b"Content-Length: 0\r\n" if request.content_length == 0 else b""
-        return b"Connection: Upgrade\r\nUpgrade: %b\r\n%b" % (scrubbed.upgrade.encode(), length)
+        # Part of a websocket's handshake: without it the API server opens no watch, and a pod cannot judge the page.
+        origin = b"Origin: %b\r\n" % scrubbed.origin if scrubbed.origin else b""
+        return b"Connection: Upgrade\r\nUpgrade: %b\r\n%b%b" % (scrubbed.upgrade.encode(), origin, length)
     if request.chunked:
         return b"Transfer-Encoding: chunked\r\n"
     return b"Content-Length: %d\r\n" % request.content_length if request.content_length >= 0 else b""

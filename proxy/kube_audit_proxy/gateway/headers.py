@@ -33,8 +33,8 @@ _REQUEST_ENDS_HERE = _HOP_BY_HOP | frozenset(
 )
 _RESPONSE_ENDS_HERE = _HOP_BY_HOP | frozenset((b"alt-svc",))
 # Who the API server takes the call to be from: Impersonate-*, anything new that begins so included, and X-Remote-*,
-# which it believes of a connection with the front-proxy certificate. Some hops read `_` as `-`.
-_IDENTITY_PREFIXES = (b"impersonate", b"x-remote-", b"x-remote_", b"x_remote-", b"x_remote_")
+# which it believes of a connection with the front-proxy certificate.
+_IDENTITY_PREFIXES = (b"impersonate", b"x-remote-")
 _CLAIMS = frozenset((b"user-agent", b"kubectl-command", b"kubectl-session"))
 _ENDS_OR_TELLS = _REQUEST_ENDS_HERE | _CLAIMS
 _SINGLE = frozenset((b"host", b"authorization"))
@@ -56,6 +56,8 @@ class Scrubbed(NamedTuple):
     """The client's bearer token, empty if there is none."""
     upgrade: str
     """`websocket`, `SPDY/3.1` or empty."""
+    origin: bytes
+    """Which page opens a websocket, as its browser says; empty elsewhere."""
     user_agent: str
     kubectl_command: str
     kubectl_session: str
@@ -76,10 +78,11 @@ def scrub(headers: RawHeaders, *, upgrading: bool) -> Scrubbed:
     for name, value in headers:
         lower = name.lower()
         if lower not in _ENDS_OR_TELLS:
-            if not lower.startswith(_IDENTITY_PREFIXES):
+            plain = lower.replace(b"_", b"-")  # as some hops read it: what ends here ends in that spelling as well
+            if plain.startswith(_IDENTITY_PREFIXES):
+                refused = refused or _identity_refused(plain)
+            elif plain not in _REQUEST_ENDS_HERE:
                 passed.append(b"%b: %b\r\n" % (name, value))
-            else:
-                refused = refused or _identity_refused(lower)
             continue
         if lower in _CLAIMS:
             passed.append(b"%b: %b\r\n" % (name, value))
@@ -100,10 +103,12 @@ def scrub(headers: RawHeaders, *, upgrading: bool) -> Scrubbed:
         passed.append(b"Sec-WebSocket-Protocol: %b\r\n" % b", ".join(subprotocols))
     if b"connection" in ended:
         refused = refused or _connection_refused(ended[b"connection"])
+    upgrade = _UPGRADES.get(told(b"upgrade", b"").lower(), "") if upgrading else ""
     return Scrubbed(
         passed=passed,
         token=token,
-        upgrade=_UPGRADES.get(told(b"upgrade", b"").lower(), "") if upgrading else "",
+        upgrade=upgrade,
+        origin=told(b"origin", b"") if upgrade == "websocket" else b"",
         user_agent=told(b"user-agent", b"").decode("utf-8", "replace"),
         kubectl_command=told(b"kubectl-command", b"").decode("utf-8", "replace"),
         kubectl_session=told(b"kubectl-session", b"").decode("utf-8", "replace"),
@@ -138,8 +143,8 @@ def _connection_refused(value: bytes) -> Status | None:
     return status.bad_request("the Connection header may only say close, keep-alive or upgrade")
 
 
-def _identity_refused(lower: bytes) -> Status | None:
-    name = lower.decode("latin-1").replace("_", "-")
+def _identity_refused(plain: bytes) -> Status | None:
+    name = plain.decode("latin-1")
     if name.startswith("x-remote"):
         return None  # dropped without a word: clients behind an authenticating hop send it in good faith
     flag = _KUBECTL_FLAG.get(name, "--as-user-extra")

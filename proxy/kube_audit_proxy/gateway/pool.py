@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kube_audit_proxy.gateway.errors import UpstreamConnectError
+from kube_audit_proxy.gateway.peer import keep_alive
 from kube_audit_proxy.gateway.upstream import Response, UpstreamConnection
 
 CONNECT_TIMEOUT = 10.0
@@ -16,7 +17,7 @@ IDLE_TIMEOUT = 45.0
 """Seconds a connection is kept unused: well below the API server's 90, so that it is us who close it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Address:
     """Where an API server listens, and how to trust it."""
 
@@ -65,20 +66,19 @@ class Pool:
             raise UpstreamConnectError(f"the certificate of {where} is not trusted: {error.verify_message}") from error
         except OSError as error:
             raise UpstreamConnectError(f"no connection to {where}: {error.strerror or error}") from error
+        keep_alive(connection.transport.get_extra_info("socket"))
         return connection
 
-    async def response(self, connection: UpstreamConnection, *, patient: bool) -> Response:
-        """Give the head of an answer; unless `patient`, `sweep` sees to it that it begins in time.
+    def response(self, connection: UpstreamConnection, *, patient: bool) -> asyncio.Future[Response]:
+        """Give what to wait for: the head of an answer. Unless `patient`, `sweep` sees to it that it begins in time.
 
-        Raises UpstreamError (UpstreamTimeoutError if it does not) or ClientGoneError.
+        It fails with UpstreamError (UpstreamTimeoutError if it does not) or ClientGoneError.
         """
         if patient:
-            return await connection.response()
-        self._asked.add(connection)
-        try:
-            return await connection.response()
-        finally:
             self._asked.discard(connection)
+        else:
+            self._asked.add(connection)
+        return connection.response()
 
     def keep(self, connection: UpstreamConnection) -> None:
         """Keep a connection for the next call."""
@@ -90,6 +90,7 @@ class Pool:
         now = self._clock()
         while self._idle and now - self._idle[0].idle_since >= IDLE_TIMEOUT:
             self._idle.popleft().transport.close()
+        self._asked = {connection for connection in self._asked if connection.waiting}
         for connection in [each for each in self._asked if now - each.sent_at > answer_timeout]:
             connection.give_up()
 

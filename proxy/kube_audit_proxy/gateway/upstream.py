@@ -15,11 +15,13 @@ import httptools
 from kube_audit_proxy.gateway.client import READ_AHEAD, RECEIVED, ClientConnection, Request
 from kube_audit_proxy.gateway.errors import (
     ClientGoneError,
+    Refusal,
     UpstreamError,
     UpstreamIdleClosedError,
     UpstreamTimeoutError,
 )
 from kube_audit_proxy.gateway.headers import RawHeaders
+from kube_audit_proxy.kube import status
 from kube_audit_proxy.kube.channels import StreamObserver
 
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)")
@@ -111,7 +113,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         """End the call in the way the answer's framing says."""
         response = self._response
         until_close = response.code and not response.chunked and response.content_length < 0
-        if response.upgraded or (self._head is not None and self._head.done() and until_close and exc is None):
+        whole = response.upgraded or (self._head is not None and self._head.done() and until_close)
+        if whole and exc is None:
             self._finish(None)
         elif self._head is not None and not self._head.done() and not self.first_byte_at and self.served > 1:
             self._finish(
@@ -275,10 +278,10 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             observer.client_data(data)  # first: it tells which stream the answer to it will come on
         self.transport.write(data)
 
-    def client_failed(self) -> None:
+    def client_failed(self, *, patient: bool = True) -> None:
         """Give the call up at once: each watch costs the API server a watcher."""
         self._finish(ClientGoneError())
-        if self._response.upgraded:
+        if self._response.upgraded and patient:
             self.transport.close()  # the last bytes of a stream's input are still to be sent
         else:
             self.transport.abort()
@@ -327,13 +330,24 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         request.body = []
         request.body_held = 0
 
-    async def response(self) -> Response:
-        """Give the head of the answer. Raises UpstreamError or ClientGoneError."""
-        return await cast("asyncio.Future[Response]", self._head)
+    def response(self) -> "asyncio.Future[Response]":
+        """Give what to wait for: the head of the answer. It fails with UpstreamError or ClientGoneError."""
+        return cast("asyncio.Future[Response]", self._head)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a call has been sent whose answer has not begun."""
+        return self._head is not None and not self._head.done()
 
     def give_up(self) -> None:
-        """End the call: the answer has not begun in time."""
-        self._finish(UpstreamTimeoutError("the API server did not begin to answer in time"))
+        """End the call: the answer has not begun in time, or all of the body has not come from the client."""
+        request = self._request
+        if request is not None and not request.body_done:
+            request.broken = Refusal(status.request_timeout("the body of the request did not arrive in time"))
+            request.keep_alive = False
+            self._finish(ClientGoneError())
+        else:
+            self._finish(UpstreamTimeoutError("the API server did not begin to answer in time"))
         self.transport.abort()
 
     async def relay(self, head: bytes, *, chunked: bool) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kube_audit_proxy.identity.impersonation import check_name
-from kube_audit_proxy.identity.user import Credentials, UnauthenticatedError, User
+from kube_audit_proxy.identity.user import Credentials, UnauthenticatedError, UndecidedError, User
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _TRUSTED_FOR = 1.0
 _REMEMBERED = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Grant:
     """What a token stands for. `expires` is in Unix seconds."""
 
@@ -76,7 +76,7 @@ class TokenAuthenticator:
         self._directory = directory
         self._wall = wall
         self._clock = clock
-        self._known: dict[str, tuple[float, float, User]] = {}
+        self._known: dict[str, tuple[float, float, User, _Version]] = {}
 
     async def authenticate(self, credentials: Credentials) -> User | None:
         """Give the token's user; None for tokens that are not ours."""
@@ -87,17 +87,21 @@ class TokenAuthenticator:
         known = self._known.get(token)
         if known is None or now - known[0] > _TRUSTED_FOR:
             known = self._look_up(token, now)
-        _, expires, user = known
+        _, expires, user, _ = known
         if self._wall() >= expires:
             raise UnauthenticatedError(
                 "the token has expired: make a new kubeconfig with `kube-audit-proxy kubeconfig`"
             )
         return user
 
-    def _look_up(self, token: str, now: float) -> tuple[float, float, User]:
+    def _look_up(self, token: str, now: float) -> "tuple[float, float, User, _Version]":
         before = self._known.pop(token, None)
         path = _path(self._directory, token)
         try:
+            version = _version(path)
+            if before is not None and before[3] == version:
+                known = self._known[token] = (now, *before[1:])
+                return known
             stored: dict[str, Any] = json.loads(path.read_bytes())
             expires = float(stored["expires"])
             user = User(
@@ -109,6 +113,8 @@ class TokenAuthenticator:
             )
         except FileNotFoundError:
             raise UnauthenticatedError("the token is not known to this proxy: it may have been revoked") from None
+        except OSError as error:
+            raise UndecidedError(f"whose token it is cannot be looked up at present: {error.strerror}") from error
         except (ValueError, KeyError, TypeError) as error:
             log.error("the token file %s is damaged (%s): issue a new token and delete it", path, error)  # noqa: TRY400 - no fault of ours
             raise UnauthenticatedError("what the proxy knows of the token is damaged: ask for a new one") from error
@@ -116,8 +122,17 @@ class TokenAuthenticator:
             user = before[2]  # the same user as far as others remember something of them
         if len(self._known) >= _REMEMBERED:
             self._known.clear()
-        known = self._known[token] = (now, expires, user)
+        known = self._known[token] = (now, expires, user, version)
         return known
+
+
+_Version = tuple[int, int, int]
+
+
+def _version(path: Path) -> _Version:
+    """Return what is different once a file was written anew; it takes no descriptor to ask."""
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _path(directory: Path, token: str) -> Path:

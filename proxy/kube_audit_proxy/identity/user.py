@@ -6,7 +6,7 @@ from typing import Protocol
 EVERY_CLUSTER = "*"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Credentials:
     """What a client offers to prove who it is."""
 
@@ -14,7 +14,7 @@ class Credentials:
     """Bearer token, empty if there is none."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class User:
     """An authenticated user. Compared by identity: every call looks up what was worked out for its user."""
 
@@ -29,6 +29,10 @@ class User:
     def may_call(self, cluster: str) -> bool:
         """Whether the user may call the cluster at all; what they may do in it, its API server decides."""
         return cluster in self.clusters or EVERY_CLUSTER in self.clusters
+
+
+class UndecidedError(Exception):
+    """Nobody can tell at present who this is. The text says why, in words for the one who asks."""
 
 
 class UnauthenticatedError(Exception):

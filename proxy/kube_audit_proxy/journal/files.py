@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 
@@ -102,6 +102,21 @@ def write_all(descriptor: int, data: bytes) -> tuple[int, OSError | None]:
         except OSError as error:
             return written, error
     return written, None
+
+
+def is_open_at(path: Path, descriptor: int) -> bool:
+    """Say whether the open file still is the one of that name."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def cut_back(path: Path, size: int) -> None:
+    """Cut a file off at this size, durably, if there is one and it is longer."""
+    with suppress(FileNotFoundError):
+        if path.stat().st_size > size:
+            cut(path, size)
 
 
 def cut(path: Path, size: int) -> None:

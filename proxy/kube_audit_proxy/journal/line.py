@@ -32,7 +32,7 @@ def head(writer: str) -> bytes:
 
 def build(start: bytes, seq: int, previous: bytes, body: bytes) -> bytes:
     """Return a line without its newline; `start` comes from `head`, `body` is object content without braces."""
-    return b'%b%d,"prev":"%b",%b}' % (start, seq, previous, body)
+    return b"".join((start, str(seq).encode(), b',"prev":"', previous, b'",', body, b"}"))
 
 
 def digest(line: bytes) -> str:

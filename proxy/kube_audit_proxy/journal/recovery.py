@@ -1,9 +1,11 @@
 """What a writer that stopped or died left behind is put in order, before anybody writes after it.
 
-A torn last line is cut off. A call with a start and no end is closed as interrupted. Anything else that is wrong stays
-as it is, for `verify` to show: new lines go to a new segment, and no line that was complete is ever overwritten.
+A torn last line is cut off, and kept in a file beside. A call with a start and no end is closed as interrupted.
+Anything else that is wrong stays as it is, for `verify` to show: new lines go to a new segment, and no line that was
+complete is ever overwritten. What was found is told in the log.
 """
 
+import logging
 import os
 from bisect import bisect_right
 from dataclasses import dataclass, field
@@ -25,6 +27,8 @@ from kube_audit_proxy.journal.files import (
 )
 from kube_audit_proxy.journal.line import FIRST_PREVIOUS, Line, LineError, build, content, digest, head, parse
 from kube_audit_proxy.journal.reader import first_seq, segments
+
+log = logging.getLogger(__name__)
 
 ENDS = frozenset({Stage.RESPONSE_COMPLETE, Stage.PANIC})
 INTERRUPTED = "the proxy stopped or died before the call ended"
@@ -94,7 +98,18 @@ def recover_held(directory: Path, writer: str, *, clock: Clock, product: str) ->
     torn = 0
     if scan.torn_at is not None:
         torn = paths[-1].stat().st_size - scan.torn_at
+        if torn:
+            kept = _keep_torn(paths[-1], scan.torn_at)
+            log.warning("%s: its last %d bytes are no whole line; they are cut off, and kept in %s", writer, torn, kept)
         cut(paths[-1], scan.torn_at)
+    if scan.broken is not None:
+        log.error(
+            "%s: the journal is BROKEN at seq %d: %s: expected %s, found %s. It stays as it is, and new lines go to a "
+            "new segment; `verify` shows the place", writer, scan.broken.seq, scan.broken.what, scan.broken.expected,
+            scan.broken.found,
+        )  # fmt: skip
+    if scan.starts:
+        log.info("%s: %d calls had no end, and are closed as interrupted", writer, len(scan.starts))
     seq, previous = scan.chain.seq, scan.chain.previous or FIRST_PREVIOUS
     if not scan.starts:
         return Recovered(seq, previous, None, 0, torn, scan.broken)
@@ -117,6 +132,20 @@ def recover_held(directory: Path, writer: str, *, clock: Clock, product: str) ->
         flush(file.fileno())
     flush_directory(bytes(directory))
     return Recovered(seq, previous, segment, len(scan.starts), torn, scan.broken)
+
+
+def _keep_torn(path: Path, offset: int) -> Path:
+    """Keep what follows this offset, durably, in a file beside: it may be what is left of a line that was whole."""
+    beside = path.with_name(f"{path.name}.torn")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    with path.open("rb") as file, os.fdopen(descriptor, "wb", buffering=0) as kept:
+        file.seek(offset)
+        _, error = write_all(kept.fileno(), file.read())
+        if error is not None:
+            raise error
+        flush(kept.fileno())
+    flush_directory(os.fsencode(path.parent))
+    return beside
 
 
 def interrupted(start: dict[str, Any], now: str) -> bytes:

@@ -66,7 +66,11 @@ class Syncer:
 
     def _start(self) -> None:
         self._pause = None
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError:  # out of descriptors, for one
+            self._start_later()
+            return
         try:
             with theirs:
                 self._process = subprocess.Popen(self._command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL)

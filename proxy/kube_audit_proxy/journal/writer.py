@@ -20,8 +20,10 @@ from kube_audit_proxy.journal.files import (
     JournalError,
     Lock,
     begin_segment,
+    cut_back,
     explain,
     header,
+    is_open_at,
     make_directory,
     write_all,
 )
@@ -33,7 +35,7 @@ IDLE_TURN = 0.00002  # seconds: a turn of the loop that took less had nothing to
 LARGEST_BATCH = 1000  # lines: after a long trouble, more at once would hold up the loop
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Limits:
     """What a writer keeps to: a segment's size in bytes, times in seconds, how many ends to keep in memory."""
 
@@ -48,15 +50,27 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
-class _Item(NamedTuple):
+class _Item:
     """A body on its way: who waits for it, which call it opens or ends; `lost` on the writer's own lines only."""
 
-    body: bytes
-    future: asyncio.Future[None] | None
-    opens: str | None
-    ends: str | None
-    since: float
-    lost: int | None = None
+    __slots__ = ("body", "ends", "future", "lost", "opens", "since")
+
+    def __init__(
+        self,
+        body: bytes,
+        future: asyncio.Future[None] | None = None,
+        *,
+        opens: str | None = None,
+        ends: str | None = None,
+        since: float = 0.0,
+        lost: int | None = None,
+    ) -> None:
+        self.body = body
+        self.future = future
+        self.opens = opens
+        self.ends = ends
+        self.since = since
+        self.lost = lost
 
 
 class _Batch(NamedTuple):
@@ -158,7 +172,7 @@ class JournalWriter:
         if self._closing:
             future.set_exception(JournalError("The journal is closed."))
             return future
-        self._pending.append(_Item(body, future, call, None, self._loop.time()))
+        self._pending.append(_Item(body, future, opens=call, since=self._loop.time()))
         self._urgent = True
         if not self._scheduled and self._batch is None:
             self._schedule()
@@ -178,7 +192,7 @@ class JournalWriter:
             self._lose(ends)
             return
         self._ends += 1
-        self._pending.append(_Item(body, None, None, ends, 0.0))
+        self._pending.append(_Item(body, ends=ends))
         if self._end_timer is None and not self._urgent:
             self._end_timer = self._loop.call_later(self._limits.end_delay, self._flush_ends)
 
@@ -277,6 +291,7 @@ class JournalWriter:
     def _prepare_segment(self) -> None:
         """Have a file that can be appended to; everything in the present one is durable."""
         if self._spoiled:
+            self._hold_lock()
             self._discard_segment()
         full = self._size >= self._limits.segment_bytes
         if self._descriptor >= 0 and not full and not (self._renew and self._size):
@@ -284,18 +299,29 @@ class JournalWriter:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-        if not self._lock.holds():
-            make_directory(self._directory)
-            lock = Lock(self._directory)
-            self._lock.release()
-            self._lock = lock
+        self._hold_lock()
         self._path, self._descriptor = begin_segment(self._directory, self._seq + 1)
         self._size = 0
         self._unsynced = True
 
+    def _hold_lock(self) -> None:
+        """Take the lock again where the directory was removed, or another disk is in its place."""
+        if self._lock.holds():
+            return
+        make_directory(self._directory)
+        lock = Lock(self._directory)
+        self._lock.release()
+        self._lock = lock
+
     def _discard_segment(self) -> None:
         """Cut off what did not become durable, and let go of the file: after a failed sync nothing about it is sure."""
-        os.ftruncate(self._descriptor, self._size)
+        try:
+            os.ftruncate(self._descriptor, self._size)
+        except OSError:
+            # On a disk that is not there any more nothing counts; on the one in its place may be the same file.
+            if is_open_at(self._path, self._descriptor):
+                raise
+            cut_back(self._path, self._size)
         if not self._size:
             self._path.unlink(missing_ok=True)  # the next segment has this name
         os.close(self._descriptor)
@@ -305,10 +331,10 @@ class JournalWriter:
     def _own_lines(self) -> Iterable[_Item]:
         if not self._size:
             body = header(self._product, self._clock(), next(iter(self._open.values()), None))
-            yield _Item(body, None, None, None, 0.0, 0)
+            yield _Item(body, lost=0)
         if self._lost:
             body = content({"kind": "lost", "count": self._lost, "since": self._lost_since})
-            yield _Item(body, None, None, None, 0.0, self._lost)
+            yield _Item(body, lost=self._lost)
 
     def _write(self, items: list[_Item]) -> None:
         seq, previous, first = self._seq, self._previous, self._head
@@ -362,13 +388,14 @@ class JournalWriter:
     def _durable(self, batch: _Batch) -> None:
         seq = batch.first
         calls = self._open
-        for _, future, opens, ends, _, lost in batch.items:
-            if opens is not None:
-                calls[opens] = seq
-            elif ends is not None:
-                calls.pop(ends, None)
-            elif lost:
-                self._lost -= lost
+        for item in batch.items:
+            if item.opens is not None:
+                calls[item.opens] = seq
+            elif item.ends is not None:
+                calls.pop(item.ends, None)
+            elif item.lost:
+                self._lost -= item.lost
+            future = item.future
             if future is not None and not future.done():
                 future.set_result(None)
             seq += 1

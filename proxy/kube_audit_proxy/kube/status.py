@@ -78,6 +78,11 @@ def forbidden(user: str, info: RequestInfo, why: str = "") -> Status:
     return Status(403, "Forbidden", message, group=info.group, kind=info.resource, name=info.name)
 
 
+def request_timeout(message: str) -> Status:
+    """408: the client has not sent all of its request in time."""
+    return Status(408, "RequestTimeout", message)
+
+
 def header_too_large(limit: int) -> Status:
     """431: request line and header fields together have more than `limit` bytes."""
     message = f"Request line and header fields too large: limit is {limit}"

@@ -13,6 +13,7 @@ from tornado.httpserver import HTTPServer
 from kube_audit_proxy.admin.access import TokenError, ensure_token
 from kube_audit_proxy.admin.application import Proxy, make_application
 from kube_audit_proxy.config import AdminConfig, Config, parse
+from kube_audit_proxy.process import status
 from kube_audit_proxy.process.child import read_settings, say_ready, set_up_logging, until_told_to_stop
 from kube_audit_proxy.telemetry.lines import VERBS
 from kube_audit_proxy.tls import server_context
@@ -29,12 +30,14 @@ _MAX_BODY = 1 << 10
 
 async def serve(sockets: Sequence[socket.socket], config: Config) -> None:
     """Answer until told to stop; downloads that have not come to their end by then break off. Raises TokenError."""
+    run = status.directory(config.data_dir)
+    workers = tuple(f"w{number}" for number in range(config.workers))
+    at_first = status.Expected(workers, ("indexer", *(["shipper"] if config.telemetry else [])))
     proxy = Proxy(
         data_dir=config.data_dir,
         journal=config.journal,
         index=config.index,
-        workers=[f"w{number}" for number in range(config.workers)],
-        others=["indexer", *(["shipper"] if config.telemetry else [])],
+        expected=lambda: status.expected(run) or at_first,
         known={"cluster": [each.name for each in config.clusters], "verb": VERBS},
     )
     admin = config.admin or AdminConfig()

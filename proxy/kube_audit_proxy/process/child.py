@@ -1,10 +1,12 @@
 """What the parent and its children say to each other.
 
 A child reads its settings, one line of JSON, from its standard input, and says one line on its standard output when
-it is ready. That its input ends means that the parent is gone, however it went: the child then ends as well.
+it is ready; a worker says another one when it begins to drain. That its input ends means that the parent is gone,
+however it went: the child then ends as well.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import signal
@@ -13,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 READY = b"ready\n"
+DRAINING = b"draining\n"
 
 
 def read_settings() -> dict[str, Any]:
@@ -23,8 +26,18 @@ def read_settings() -> dict[str, Any]:
 
 def say_ready() -> None:
     """Tell the parent that this child does its work."""
-    sys.stdout.buffer.write(READY)
-    sys.stdout.buffer.flush()
+    _say(READY)
+
+
+def say_draining() -> None:
+    """Tell the parent that this worker takes no new connections, so that another one is needed."""
+    _say(DRAINING)
+
+
+def _say(word: bytes) -> None:
+    with contextlib.suppress(OSError):  # where the parent is gone, nobody has to be told
+        sys.stdout.buffer.write(word)
+        sys.stdout.buffer.flush()
 
 
 def set_up_logging(name: str) -> None:
@@ -33,13 +46,22 @@ def set_up_logging(name: str) -> None:
 
 
 async def until_told_to_stop() -> None:
-    """Return when the parent says so (SIGTERM) or is gone. Ctrl-C is the parent's to act upon."""
+    """Return when the parent says so (SIGTERM) or is gone. See `told_to_stop`."""
+    await (await told_to_stop()).wait()
+
+
+async def told_to_stop() -> asyncio.Event:
+    """Begin to listen for the parent: give what is set once it says stop (SIGTERM) or is gone.
+
+    Ctrl-C and SIGHUP, which go to whole groups of processes, are the parent's to act upon.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     await loop.connect_read_pipe(lambda: _ParentWatch(stop.set), sys.stdin.buffer)
-    await stop.wait()
+    return stop
 
 
 class _ParentWatch(asyncio.Protocol):

@@ -27,12 +27,13 @@ class WorkerHealth:
         self._segments = self._bytes = 0
 
     def measure(self) -> None:
-        """Look how large the journal is."""
+        """Look how large the journal is; where that cannot be seen, out of descriptors for one, it is what it was."""
         sizes = []
-        for path in segments(self._config.journal, self._name):
-            with contextlib.suppress(FileNotFoundError):  # retention was faster
-                sizes.append(path.stat().st_size)
-        self._segments, self._bytes = len(sizes), sum(sizes)
+        with contextlib.suppress(OSError):
+            for path in segments(self._config.journal, self._name):
+                with contextlib.suppress(FileNotFoundError):  # retention was faster
+                    sizes.append(path.stat().st_size)
+            self._segments, self._bytes = len(sizes), sum(sizes)
 
     def write(self) -> None:
         """Write a snapshot."""

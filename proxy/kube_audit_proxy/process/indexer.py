@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import sys
 import threading
 import time
 from functools import partial
 from pathlib import Path
 
 from kube_audit_proxy import __version__
+from kube_audit_proxy.clock import WallClock, unhurried
 from kube_audit_proxy.config import Config, parse
 from kube_audit_proxy.index.indexer import run
 from kube_audit_proxy.journal.retention import Policy
@@ -20,13 +22,14 @@ _NICENESS = 5
 """It follows behind: where processors are short, they are the gateway's first."""
 
 
-async def _until_stopped(following: threading.Thread, stop: threading.Event, directory: Path) -> None:
+async def _until_stopped(following: threading.Thread, stop: threading.Event, directory: Path) -> bool:
+    """Return True when told to stop, False where what there is to do came to an end of its own."""
     told = asyncio.ensure_future(until_told_to_stop())
-    while not told.done():
-        if following.is_alive():
-            status.write(directory, status.Snapshot(_NAME, status.Kind.INDEXER, __version__, time.time(), ready=True))
+    while not told.done() and following.is_alive():
+        status.write(directory, status.Snapshot(_NAME, status.Kind.INDEXER, __version__, time.time(), ready=True))
         await asyncio.wait({told}, timeout=status.WRITE_EVERY)
     stop.set()
+    return told.done()
 
 
 def make_retention(config: Config) -> Retention:
@@ -35,7 +38,7 @@ def make_retention(config: Config) -> Retention:
     policy = Policy(keep_seconds=limits.keep, hard_limit_seconds=limits.hard_limit, keep_bytes=limits.keep_bytes)
     telemetry = config.telemetry
     shipped = partial(shipped_cursors, config.shipped, telemetry.signals) if telemetry else None
-    return Retention(config.journal, policy, shipped=shipped)
+    return Retention(config.journal, policy, shipped=shipped, clock=WallClock(unhurried()))
 
 
 def main() -> None:
@@ -48,7 +51,8 @@ def main() -> None:
     following.start()
     say_ready()
     directory = status.directory(config.data_dir)
-    asyncio.run(_until_stopped(following, stop, directory))
+    if not asyncio.run(_until_stopped(following, stop, directory)):
+        sys.exit(1)
     following.join()
     status.remove(directory, _NAME)
 

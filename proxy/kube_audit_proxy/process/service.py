@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import logging
 import signal
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -12,9 +13,14 @@ from urllib.parse import urlsplit
 
 from kube_audit_proxy.app import make_clusters
 from kube_audit_proxy.cluster.check import Finding, check
-from kube_audit_proxy.config import Config
+from kube_audit_proxy.cluster.kubeconfig import KubeconfigError
+from kube_audit_proxy.config import Config, ConfigError
+from kube_audit_proxy.process.keeper import StartError
+from kube_audit_proxy.process.reload import problems, without_restart
 from kube_audit_proxy.process.supervisor import Supervisor
 from kube_audit_proxy.tls import ensure_certificates
+
+log = logging.getLogger(__name__)
 
 _STATE = "server.json"
 
@@ -39,16 +45,92 @@ class Running:
     clusters: tuple[Served, ...]
 
 
-async def run(config: Config, when_ready: Callable[[Running], Coroutine[Any, Any, None]]) -> None:
+async def run(
+    config: Config,
+    when_ready: Callable[[Running], Coroutine[Any, Any, None]],
+    read_again: Callable[[], Config] | None = None,
+) -> None:
     """Serve until SIGINT or SIGTERM, or until `when_ready`, which runs beside, has raised; then end in good order.
 
+    With `read_again` (which raises ConfigError), SIGHUP has that configuration take the place of the present one.
     Raises StartError, KubeconfigError, and whatever `when_ready` raises.
     """
-    stop = asyncio.Event()
+    stop, reload = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    if read_again is not None:
+        loop.add_signal_handler(signal.SIGHUP, reload.set)
     config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = await _look_around(config)
+    supervisor = Supervisor(found.config)
+    beside: list[asyncio.Future[None]] = []
+    try:
+        await supervisor.start()
+        running = dataclasses.replace(found, config=supervisor.config)
+        _write_state(running)
+        shown = asyncio.ensure_future(when_ready(running))
+        stopped = asyncio.ensure_future(_set(stop))
+        beside = [shown, stopped]
+        if read_again is not None:
+            beside.append(asyncio.ensure_future(_reload_whenever(reload, supervisor, read_again, when_ready)))
+        await asyncio.wait({shown, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if shown.done() and not shown.exception():
+            await stopped
+    finally:
+        for each in beside:
+            each.cancel()
+        results = await asyncio.gather(*beside, return_exceptions=True)
+        await supervisor.stop()
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
+            raise result
+
+
+async def _set(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+async def _reload_whenever(
+    asked: asyncio.Event,
+    supervisor: Supervisor,
+    read_again: Callable[[], Config],
+    when_ready: Callable[[Running], Coroutine[Any, Any, None]],
+) -> None:
+    while True:
+        await asked.wait()
+        asked.clear()
+        try:
+            await _reload(supervisor, read_again, when_ready)
+        except ConfigError as error:
+            wrong = "".join(f"\n  - {problem}" for problem in error.problems)
+            log.error("the configuration cannot be used, and the one before stays in force:%s", wrong)  # noqa: TRY400 - it is told
+        except (StartError, KubeconfigError) as error:
+            log.error("the configuration cannot be taken over, and the one before stays in force: %s", error)  # noqa: TRY400 - the same
+        except Exception:
+            log.exception("the configuration could not be taken over")
+
+
+async def _reload(
+    supervisor: Supervisor,
+    read_again: Callable[[], Config],
+    when_ready: Callable[[Running], Coroutine[Any, Any, None]],
+) -> None:
+    log.info("reading the configuration again")
+    config, fixed = without_restart(supervisor.config, read_again())
+    if wrong := tuple(problems(config)):
+        raise ConfigError(wrong)
+    found = await _look_around(config)
+    await supervisor.reload(found.config)
+    if fixed:
+        log.warning("only a restart changes %s: what is in force stays", ", ".join(fixed))
+    running = dataclasses.replace(found, config=supervisor.config)
+    _write_state(running)
+    await when_ready(running)
+
+
+async def _look_around(config: Config) -> Running:
+    """Find out what the configuration leads to. Raises KubeconfigError."""
     config, authority = _with_certificate(config)
     clusters = make_clusters(config)
     findings = await asyncio.gather(*map(check, clusters.values()))
@@ -61,23 +143,7 @@ async def run(config: Config, when_ready: Callable[[Running], Coroutine[Any, Any
         config,
         clusters=tuple(dataclasses.replace(entry, own_user=own_users[entry.name]) for entry in config.clusters),
     )
-    supervisor = Supervisor(config)
-    try:
-        await supervisor.start()
-        running = Running(supervisor.config, authority, served)
-        _write_state(running)
-        beside = asyncio.ensure_future(when_ready(running))
-        stopped = asyncio.ensure_future(stop.wait())
-        await asyncio.wait({beside, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if not beside.done():
-            beside.cancel()
-            await asyncio.wait({beside})
-        elif not beside.exception():
-            await stopped
-        if not beside.cancelled():
-            beside.result()
-    finally:
-        await supervisor.stop()
+    return Running(config, authority, served)
 
 
 def read_state(data_dir: Path) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ WRITE_EVERY = 5.0
 
 ALIVE_FOR = 15.0
 """Seconds after which a process that has written no further snapshot counts as dead."""
+
+
+_EXPECTED = "expected"
+"""The file in which the parent says which processes there are to be."""
 
 
 class Kind(StrEnum):
@@ -76,7 +81,16 @@ class Snapshot:
 
     def alive(self, now: float) -> bool:
         """Tell whether the process that wrote this still does so."""
-        return now - self.at <= ALIVE_FOR
+        # Where the clock was set back, what was said before that seems to come from the future.
+        return abs(now - self.at) <= ALIVE_FOR
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The names of the processes that have to live at present: those that take calls, and the others."""
+
+    workers: tuple[str, ...]
+    others: tuple[str, ...]
 
 
 def gauges(values: Mapping[str, float], **labels: str) -> tuple[Sample, ...]:
@@ -90,18 +104,48 @@ def directory(data_dir: Path) -> Path:
 
 
 def write(directory: Path, snapshot: Snapshot) -> None:
-    """Replace what this process has said before, in one step.
+    """Replace what this process has said before, in one step; on a full disk, in its place.
 
-    Where that cannot be written, on a full disk for one, the process goes on with its work, and soon counts as dead.
+    Where that cannot be written, the process goes on with its work, and soon counts as dead.
     """
-    beside = directory / f".{snapshot.process}.new"
+    _replace(directory / f"{snapshot.process}.json", orjson.dumps(snapshot))
+
+
+def expect(directory: Path, processes: Expected) -> None:
+    """Say which processes there are to be, as `write` does: workers are replaced by others with other names."""
+    _replace(directory / _EXPECTED, orjson.dumps(processes))
+
+
+def expected(directory: Path) -> Expected | None:
+    """Return which processes there are to be; None where nobody has said so."""
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(orjson.dumps(snapshot))
-        beside.replace(directory / f"{snapshot.process}.json")
+        values = orjson.loads((directory / _EXPECTED).read_bytes())
+        return Expected(tuple(map(str, values["workers"])), tuple(map(str, values["others"])))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    beside = path.with_name(f".{path.stem}.new")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            _put(beside, content, os.O_CREAT | os.O_TRUNC)
+            beside.replace(path)
+        except OSError as error:
+            if error.errno != ENOSPC:
+                raise
+            # What was said before has room enough: that there is no more is what has to be said.
+            beside.unlink(missing_ok=True)
+            _put(path, content)
     except OSError as error:
         log.warning("cannot say how this process is: %s", error)
+
+
+def _put(path: Path, content: bytes, flags: int = 0) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | flags, 0o600), "wb", buffering=0) as file:
+        file.write(content)
+        file.truncate()
 
 
 def remove(directory: Path, process: str) -> None:

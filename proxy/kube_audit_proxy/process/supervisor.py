@@ -1,155 +1,142 @@
-"""The parent: binds the ports, starts workers and what follows them, starts again what dies, and ends all of it."""
+"""The parent: binds the ports, has workers and what follows them run, replaces them, and ends all of it."""
 
 import asyncio
-import contextlib
 import dataclasses
-import json
 import logging
 import socket
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count, islice
 
 from tornado.netutil import bind_sockets
 
 from kube_audit_proxy import PRODUCT
 from kube_audit_proxy.clock import WallClock
 from kube_audit_proxy.config import Config, dump
+from kube_audit_proxy.gateway.peer import keep_alive
 from kube_audit_proxy.journal.files import JournalError
 from kube_audit_proxy.journal.reader import writers
 from kube_audit_proxy.journal.recovery import recover
-from kube_audit_proxy.process.child import READY
+from kube_audit_proxy.process import status
+from kube_audit_proxy.process.keeper import Keeper, Program, StartError, all_ready
 
 log = logging.getLogger(__name__)
-
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
-"""Seconds before a child that died is started again; doubled each time it dies before it is ready."""
 
 _BEYOND_GRACE = 10.0
 """Seconds that a child gets after the grace period before it is killed."""
 
 
-class StartError(Exception):
-    """The proxy cannot start; the text says why, and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Child:
-    """A process to keep running: what Python is told to run, and the sockets it inherits."""
-
-    name: str
-    command: tuple[str, ...]
-    sockets: Sequence[socket.socket] = ()
-
-
-def _workers(names: Sequence[str], sockets: Sequence[socket.socket]) -> Iterator[_Child]:
-    descriptors = [str(each.fileno()) for each in sockets]
-    for name in names:
-        yield _Child(name, ("-m", "kube_audit_proxy.process.worker", name, *descriptors), sockets)
-
-
-def _followers(config: Config, admin_sockets: Sequence[socket.socket]) -> Iterator[_Child]:
-    yield _Child("indexer", ("-m", "kube_audit_proxy.process.indexer"))
-    if config.telemetry is not None:
-        yield _Child("shipper", ("-m", "kube_audit_proxy.process.shipper"))
-    if admin_sockets:
-        descriptors = [str(each.fileno()) for each in admin_sockets]
-        yield _Child("admin", ("-m", "kube_audit_proxy.process.admin", *descriptors), admin_sockets)
-
-
 class Supervisor:
-    """The processes of one proxy. `config` has to name the certificate and key."""
+    """The processes of one proxy. `config` has to name the certificate and key.
+
+    A worker that is to end drains: another one runs beside it meanwhile, under another name, for each name is that of
+    a journal, which has one writer.
+    """
 
     def __init__(self, config: Config) -> None:
-        self.sockets = _bind(config.host, config.port)
-        port = self.sockets[0].getsockname()[1]
-        host = f"[{config.host}]" if ":" in config.host else config.host
-        self.config = dataclasses.replace(config, port=port, url=config.url or f"https://{host}:{port}")
+        self._sockets = _bind(config.host, config.port)
         self._admin_sockets: list[socket.socket] = []
         if config.admin is not None:
             self._admin_sockets = _bind(config.admin.host, config.admin.port, setting="admin.listen")
-            admin = dataclasses.replace(config.admin, port=self._admin_sockets[0].getsockname()[1])
-            self.config = dataclasses.replace(self.config, admin=admin)
-        self._stopping = False
-        self._children: dict[str, asyncio.subprocess.Process] = {}
-        self._followers: list[str] = []
+        self.config = self._with_ports(config)
+        self._workers: list[Keeper] = []
+        self._draining: dict[Keeper, asyncio.Task[None]] = {}
+        """Workers that take no new calls, and what waits for their end."""
+        self._followers: list[Keeper] = []
         """Children that read what the workers write, and end after them."""
-        self._keepers: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Return when every child is ready. Raises StartError if one cannot become so."""
-        config = self.config
-        config.journal.mkdir(mode=0o700, parents=True, exist_ok=True)
-        workers = [f"w{number}" for number in range(config.workers)]
-        self._recover_others(workers)
-        children = [*_workers(workers, self.sockets), *_followers(config, self._admin_sockets)]
-        self._followers = [child.name for child in children if child.name not in workers]
-        ready = [asyncio.Event() for _ in children]
-        for child, event in zip(children, ready, strict=True):
-            self._keepers.append(asyncio.create_task(self._keep(child, event)))
-        all_ready = asyncio.ensure_future(_wait_for(ready))
-        await asyncio.wait({all_ready, *self._keepers}, return_when=asyncio.FIRST_COMPLETED)
-        if not all_ready.done():
-            all_ready.cancel()
-            failures = [keeper.exception() for keeper in self._keepers if keeper.done()]
+        self.config.journal.mkdir(mode=0o700, parents=True, exist_ok=True)
+        names = list(self._free_names(self.config.workers))
+        self._recover_others(names)
+        self._workers = [self._make_worker(name, self.config) for name in names]
+        self._followers = self._make_followers(self.config)
+        self._tell_who_runs()
+        try:
+            await all_ready([*self._workers, *self._followers])
+        except StartError:
             await self.stop()
-            raise StartError(str(failures[0] or "a process ended at the start"))
+            raise
+
+    async def reload(self, config: Config) -> None:
+        """Have new processes with this configuration take the place of the present ones, which then drain.
+
+        Raises StartError if one of them cannot start; then everything goes on as before.
+        """
+        before, after = self.config, self._with_ports(config)
+        workers = [self._make_worker(name, after) for name in self._free_names(after.workers)]
+        self._workers += workers
+        try:
+            await all_ready(workers)
+            await self._replace_followers(after)
+        except StartError:
+            self._drain(each for each in self._workers if each.config is after)
+            raise
+        self.config = after
+        self._drain(each for each in self._workers if each.config is before)
 
     async def stop(self) -> None:
         """End the workers, letting running calls end within the grace period, then the others once they have all."""
-        self._stopping = True
-        for each in (*self.sockets, *self._admin_sockets):
+        for each in (*self._sockets, *self._admin_sockets):
             each.close()
-        await self._end([name for name in self._children if name not in self._followers])
-        await self._end([name for name in self._children if name in self._followers])
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        self._drain(self._workers)
+        await asyncio.gather(*self._draining.values())
+        await _end(self._followers)
 
-    async def _end(self, names: Sequence[str]) -> None:
-        ending = [self._children[name] for name in names]
-        for child in ending:
-            with contextlib.suppress(ProcessLookupError):
-                child.terminate()
-        if not ending:
+    def _make_worker(self, name: str, config: Config) -> Keeper:
+        descriptors = [str(each.fileno()) for each in self._sockets]
+        command = ("-m", "kube_audit_proxy.process.worker", name, *descriptors)
+        return Keeper(Program(name, command, self._sockets), config, self._replace_worker)
+
+    def _make_followers(self, config: Config) -> list[Keeper]:
+        return [Keeper(program, config) for program in _followers(config, self._admin_sockets)]
+
+    def _free_names(self, number: int) -> Iterator[str]:
+        taken = {each.name for each in (*self._workers, *self._draining)}
+        return islice((name for number in count() if (name := f"w{number}") not in taken), number)
+
+    def _replace_worker(self, worker: Keeper) -> None:
+        """Have another worker take the place of one that drains because somebody has told it to end."""
+        (name,) = self._free_names(1)
+        log.info("%s was told to end; %s takes its place", worker.name, name)
+        self._workers.append(self._make_worker(name, worker.config))
+        self._drain([worker])
+
+    def _drain(self, workers: Iterable[Keeper]) -> None:
+        for worker in tuple(workers):
+            self._workers.remove(worker)
+            self._draining[worker] = asyncio.create_task(self._see_out(worker))
+        self._tell_who_runs()
+
+    async def _see_out(self, worker: Keeper) -> None:
+        """Wait for a worker's end. What it has left open, if it was killed meanwhile, is closed."""
+        code = await worker.end(worker.config.grace + _BEYOND_GRACE)
+        if code and worker.served:
+            log.error("%s ended with %d before all of its calls had ended", worker.name, code)
+            await asyncio.to_thread(self._close_journal, worker.name)
+        del self._draining[worker]
+
+    def _close_journal(self, name: str) -> None:
+        try:
+            recover(self.config.journal, name, clock=WallClock(), product=PRODUCT)
+            status.remove(status.directory(self.config.data_dir), name)
+        except (JournalError, OSError) as error:
+            log.error("calls of %s stay open until the next start: %s", name, error)  # noqa: TRY400 - it says it all
+
+    async def _replace_followers(self, config: Config) -> None:
+        """End them first: there is to be one of each. Those that would be told nothing new stay."""
+        before = self._followers[0].config
+        own_certificate = config.admin is not None and config.admin.tls  # it may be a new one in the same file
+        if dump(config) == dump(before) and not own_certificate:
             return
-        waiting = [asyncio.ensure_future(child.wait()) for child in ending]
-        _, late = await asyncio.wait(waiting, timeout=self.config.grace + _BEYOND_GRACE)
-        if late:
-            for child in ending:
-                with contextlib.suppress(ProcessLookupError):
-                    child.kill()
-            await asyncio.wait(waiting)
-
-    async def _keep(self, one: _Child, ready: asyncio.Event) -> None:
-        name = one.name
-        pause = _FIRST_PAUSE
-        while True:
-            child = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *one.command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                pass_fds=[each.fileno() for each in one.sockets],
-            )
-            self._children[name] = child
-            assert child.stdin is not None and child.stdout is not None  # noqa: S101, PT018 - asked for above
-            with contextlib.suppress(ConnectionError):
-                child.stdin.write(json.dumps(dump(self.config)).encode() + b"\n")
-                await child.stdin.drain()
-            if await child.stdout.readline() == READY:
-                ready.set()
-                pause = _FIRST_PAUSE
-            code = await child.wait()
-            child.stdin.close()
-            if self._stopping:
-                return
-            if not ready.is_set():
-                raise StartError(f"{name} ended with {code} before it was ready; its log is above")
-            log.error("%s ended with %d; starting it again in %.1f s", name, code, pause)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+        await _end(self._followers)
+        self._followers = self._make_followers(config)
+        try:
+            await all_ready(self._followers)
+        except StartError:
+            await _end(self._followers)
+            self._followers = self._make_followers(before)
+            raise
 
     def _recover_others(self, own: Sequence[str]) -> None:
         """Close what workers left open that will not be started this time."""
@@ -160,10 +147,32 @@ class Supervisor:
                 except JournalError as error:
                     raise StartError(f"another proxy uses {self.config.data_dir}: {error}") from error
 
+    def _tell_who_runs(self) -> None:
+        names = [[each.name for each in some] for some in (self._workers, self._followers)]
+        others = [name for name in names[1] if name != "admin"]  # whoever asks it sees that it lives
+        status.expect(status.directory(self.config.data_dir), status.Expected(tuple(names[0]), tuple(others)))
 
-async def _wait_for(events: Sequence[asyncio.Event]) -> None:
-    for event in events:
-        await event.wait()
+    def _with_ports(self, config: Config) -> Config:
+        """Put in the addresses that are listened on."""
+        port = self._sockets[0].getsockname()[1]
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        admin = config.admin
+        if admin is not None:
+            admin = dataclasses.replace(admin, port=self._admin_sockets[0].getsockname()[1])
+        return dataclasses.replace(config, port=port, url=config.url or f"https://{host}:{port}", admin=admin)
+
+
+async def _end(keepers: Iterable[Keeper]) -> None:
+    await asyncio.gather(*(keeper.end(keeper.config.grace + _BEYOND_GRACE) for keeper in keepers))
+
+
+def _followers(config: Config, admin_sockets: Sequence[socket.socket]) -> Iterator[Program]:
+    yield Program("indexer", ("-m", "kube_audit_proxy.process.indexer"))
+    if config.telemetry is not None:
+        yield Program("shipper", ("-m", "kube_audit_proxy.process.shipper"))
+    if admin_sockets:
+        descriptors = [str(each.fileno()) for each in admin_sockets]
+        yield Program("admin", ("-m", "kube_audit_proxy.process.admin", *descriptors), admin_sockets)
 
 
 def _bind(host: str, port: int, setting: str = "--listen") -> list[socket.socket]:
@@ -174,14 +183,5 @@ def _bind(host: str, port: int, setting: str = "--listen") -> list[socket.socket
             f"cannot listen on {host}:{port}: {error.strerror or error}; choose another address with {setting}"
         ) from error
     for each in sockets:
-        _keep_alive(each)
+        keep_alive(each)  # accepted sockets inherit it
     return sockets
-
-
-def _keep_alive(listening: socket.socket) -> None:
-    """Notice clients that vanished without a word during a watch; accepted sockets inherit it."""
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    options: dict[str, Any] = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
-    for option, value in options.items():
-        if hasattr(socket, option):
-            listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

@@ -5,7 +5,6 @@ import gc
 import logging
 import socket
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,16 +15,15 @@ from kube_audit_proxy import PRODUCT
 from kube_audit_proxy.app import make_gateway
 from kube_audit_proxy.clock import WallClock
 from kube_audit_proxy.config import Config, parse
-from kube_audit_proxy.gateway.client import ClientConnection
+from kube_audit_proxy.gateway.exchange import HANDSHAKE_TIMEOUT
 from kube_audit_proxy.journal.writer import JournalWriter, Limits
-from kube_audit_proxy.process.child import read_settings, say_ready, set_up_logging, until_told_to_stop
+from kube_audit_proxy.process.child import read_settings, say_draining, say_ready, set_up_logging, told_to_stop
 from kube_audit_proxy.process.health import WorkerHealth
 from kube_audit_proxy.process.status import WRITE_EVERY, Tally
 from kube_audit_proxy.tls import server_context
 
 log = logging.getLogger(__name__)
 
-_HANDSHAKE_TIMEOUT = 10.0
 _SWEEP_EVERY = 5.0
 _BACKLOG = 4096
 
@@ -46,10 +44,10 @@ async def run(name: str, sockets: list[socket.socket], config: Config) -> None:
     tls = server_context(config.certificate, config.key)
     servers = [
         await loop.create_server(
-            lambda: ClientConnection(gateway.serve, time.perf_counter),
+            gateway.accept,
             sock=each,
             ssl=tls,
-            ssl_handshake_timeout=_HANDSHAKE_TIMEOUT,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
             backlog=_BACKLOG,
         )
         for each in sockets
@@ -67,10 +65,12 @@ async def run(name: str, sockets: list[socket.socket], config: Config) -> None:
     gc.set_threshold(20_000, 50, 50)
     health.measure()
     health.write()
+    stop = await told_to_stop()
     say_ready()
-    await until_told_to_stop()
+    await stop.wait()
     for server in servers:
         server.close()
+    say_draining()
     await gateway.drain(config.grace)
     for task in beside:
         task.cancel()

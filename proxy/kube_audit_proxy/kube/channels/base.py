@@ -36,6 +36,11 @@ class StreamObserver:
         return bool(self.fault)
 
     @property
+    def ended(self) -> bool:
+        """Whether the server has told how the command ended, after which it does not matter who hangs up first."""
+        return False
+
+    @property
     def exit_code(self) -> int | None:
         """The exit code of the command, if the stream told it."""
         return None

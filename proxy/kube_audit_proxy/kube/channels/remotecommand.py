@@ -51,6 +51,11 @@ class RemoteCommandObserver(StreamObserver):
         return self._errors.status()
 
     @property
+    def ended(self) -> bool:
+        """Whether the error channel has told all it can."""
+        return self._done or self._errors.complete
+
+    @property
     def exit_code(self) -> int | None:
         """The exit code of the command, if the server told it."""
         return self._status().exit_code if self._is_exec else None
