@@ -2,10 +2,11 @@
 
 FROM python:3.11.15-slim-trixie AS build
 WORKDIR /source
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/kube-audit-proxy
 COPY pyproject.toml README.md LICENSE ./
 COPY proxy proxy
-RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
+RUN HATCH_BUILD_HOOK_ENABLE_MYPYC=1 python -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
  && /opt/kube-audit-proxy/bin/python -m pip install --no-cache-dir /wheels/*.whl \
  && /opt/kube-audit-proxy/bin/python -m pip uninstall --yes pip
 
