@@ -92,12 +92,13 @@ def test_installed_assets_are_used(tmp_path: Path) -> None:
     assert build.ensure("etcd", print, environ=environ) == {"etcd": etcd}
 
 
-def test_old_kubectl_is_never_the_installed_one(tmp_path: Path) -> None:
-    """The old client of the tests is not silently replaced by the new one of KUBEBUILDER_ASSETS."""
+@pytest.mark.parametrize("name", ["kubectl-1.28", "kubectl-1.30", "kubectl-1.33"])
+def test_old_kubectl_is_never_the_installed_one(tmp_path: Path, name: str) -> None:
+    """An old client of the tests is not silently replaced by the new one of KUBEBUILDER_ASSETS."""
     new = _program(tmp_path / "assets" / "kubectl")
     environ = {"PATH": "", "KUBEBUILDER_ASSETS": str(new.parent), "KUBE_AUDIT_PROXY_CACHE": str(tmp_path / "cache")}
     with pytest.raises(build.BuildError):
-        build.ensure("kubectl-1.28", print, environ=environ)
+        build.ensure(name, print, environ=environ)
 
 
 @pytest.mark.parametrize("name", build.MODULES)

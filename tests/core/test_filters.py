@@ -193,6 +193,8 @@ def test_an_exact_text_is_no_pattern() -> None:
     assert queries.matches(Exact("al*ce"), "al*ce")
     exact = Filters(user=Choice((Exact("al*ce"),)), command_id=Choice((Exact("*"),)))
     assert queries.condition(exact).sql.count("GLOB") == 0
-    assert queries.condition(exact).parameters == ("*", "al*ce")
-    assert queries.narrowest(exact, {}, (), 0) == queries.Narrow("command_id", ("*",))
+    assert queries.condition(exact).parameters == ("al*ce", "*")
+    named = queries.commands_named(exact, 5)
+    assert named is not None
+    assert named.parameters == ("*", 5)
     assert "l*c" in Exact("al*ce")

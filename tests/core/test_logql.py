@@ -1,6 +1,7 @@
 """What the LogQL and the predicate say together is what the filters say; and no text of a filter becomes part of it."""
 
 import dataclasses
+import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,12 @@ from support.journals import JournalWriter, Record, end, start, started
 from support.questions import HOSTILE, LONG, TABLE, asked, combinations, every_question, hard_calls
 
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+
+
+def _duration(line: CallLine) -> float | None:
+    """Return what a line says of how long its call took."""
+    found: float | None = json.loads(line.record).get("duration_ms")
+    return found
 
 
 def line(record: Record) -> CallLine:
@@ -291,7 +298,7 @@ def test_oldest_first(size: int) -> None:
     late = [
         each
         for each in every
-        if each.row.duration_ms is None or each.row.duration_ms >= logql.LATE_MS or each.row.outcome == "interrupted"
+        if (took := _duration(each)) is None or took >= logql.LATE_MS or each.row.outcome == "interrupted"
     ]
     rest = [each for each in every if each not in late]
     with Spool() as spool:

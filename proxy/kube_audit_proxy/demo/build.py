@@ -103,13 +103,16 @@ MODULES: Mapping[str, Module] = {
         minutes=1,
         stamps={"helm.sh/helm/v3/internal/version.version": "v3.22.0"},
     ),
-    "kubectl-1.28": Module(
-        version="v1.28.15",
-        packages={"kubectl": f"{_COMMANDS}/kubectl"},
-        minutes=1,
-        stamps=_kubernetes_stamps("28", "15"),
-        use_assets=False,
-    ),
+    **{
+        f"kubectl-1.{minor}": Module(
+            version=f"v1.{minor}.{patch}",
+            packages={"kubectl": f"{_COMMANDS}/kubectl"},
+            minutes=1,
+            stamps=_kubernetes_stamps(minor, patch),
+            use_assets=False,
+        )
+        for minor, patch in (("28", "15"), ("30", "14"), ("33", "13"))
+    },
     "loki": Module(
         version="v3.7.6",
         packages={"loki": "github.com/grafana/loki/v3/cmd/loki"},

@@ -15,6 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from kube_audit_proxy.demo.private import write_private
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 _LIFETIME = dt.timedelta(days=365)
@@ -34,10 +35,11 @@ class Pki:
     service_account_key: Path
 
 
-def write_pki(folder: Path) -> Pki:
+def write_pki(folder: Path, *, addresses: Sequence[str] = ()) -> Pki:
     """Make an authority, a certificate for every server on loopback, one for etcd's client, and a signing key.
 
-    Writes them into folder, readable by the owner only. Raises OSError.
+    The certificate of the servers is good for addresses too. Writes all into folder, readable by the owner only.
+    Raises OSError.
     """
     files = Pki(
         ca=folder / "ca.crt",
@@ -65,7 +67,7 @@ def write_pki(folder: Path) -> Pki:
         key = _new_key()
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         names: list[x509.GeneralName] = [x509.DNSName(one) for one in _SERVER_NAMES]
-        names += [x509.IPAddress(ipaddress.ip_address(one)) for one in _SERVER_ADDRESSES]
+        names += [x509.IPAddress(ipaddress.ip_address(one)) for one in (*_SERVER_ADDRESSES, *addresses)]
         cert = (
             _builder(subject, ca_name, key, ca_key)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
