@@ -8,7 +8,6 @@ OpenTelemetry SDK's own path: its spans and log records with the same attributes
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.parse
@@ -20,7 +19,6 @@ from threading import Event, Thread
 from typing import Any
 
 import orjson
-import yaml
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -32,8 +30,8 @@ from opentelemetry.trace import SpanKind
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.__main__ import _build, _first_line, _light_upstream, running
 from benchmarks.journals import write_journal
+from benchmarks.rig import TARGET, build, light_upstream, ours
 from kube_audit_proxy.config import ClusterConfig, Config, TelemetryConfig
 from kube_audit_proxy.demo.stack import TelemetryStack
 from kube_audit_proxy.export.names import attribute
@@ -117,17 +115,12 @@ def _ship_by_sdk(home: Path, telemetry: TelemetryStack, number: int) -> float:
 def _latency(home: Path, telemetry: TelemetryStack) -> dict[str, float]:
     """Return how long after its end a call is found in Loki, while a real proxy carries so many a second."""
     with ExitStack() as stack:
-        kubeconfig = _light_upstream(home, stack)
-        command = [sys.executable, "-m", "kube_audit_proxy", "up", "--json", "--kubeconfig", str(kubeconfig)]
-        command += ["--data-dir", str(home / "latency"), "--listen", "127.0.0.1:0", "--otlp", telemetry.otlp_grpc]
-        ready = json.loads(_first_line(stack.enter_context(running(command))))
-        token = yaml.safe_load(Path(ready["kubeconfig"]).read_bytes())["users"][0]["user"]["token"]
+        proxy = ours(home, light_upstream(home, stack), stack, options=["--otlp", telemetry.otlp_grpc])
         seen: dict[str, float] = {}
         stop = Event()
         watcher = Thread(target=_watch, args=(telemetry.loki_url, seen, stop))
         watcher.start()
-        target = f"{ready['url']}/clusters/demo/api/v1/namespaces/default/configmaps/bench"
-        load = [str(_build("load", home)), target, "16", str(RATE * SECONDS), f"Authorization: Bearer {token}"]
+        load = [str(build("load", home)), proxy.url + TARGET, "16", str(RATE * SECONDS), *proxy.headers]
         subprocess.run(load, check=True, env={**os.environ, "LOAD_RATE": str(RATE)}, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
         while len(seen) < RATE * SECONDS and time.monotonic() < deadline:
