@@ -34,7 +34,7 @@ def main() -> None:
         home = Path(folder)
         proxy = ours(home, real_upstream(home, stack), stack, workers=2)
         load, watches = build("load", home), build("watches", home)
-        watch = [str(watches), f"{proxy.url}/api/v1/configmaps?watch=1"]
+        watch = [str(watches), f"{proxy.url}/api/v1/configmaps?watch=1&fieldSelector=metadata.name=bench"]
         held = stack.enter_context(running([*watch, str(WATCHES - _CHURNED), *proxy.headers], talk=True))
         assert first_line(held) == "open"
         execute = [str(kubectl()), f"--kubeconfig={proxy.kubeconfig}", "exec", "toolbox", "--", "echo", "on"]

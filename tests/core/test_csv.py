@@ -78,6 +78,19 @@ def test_any_text_survives(text: str) -> None:
     assert not row[1].startswith(csv.FORMULA)
 
 
+FIELDS_OF_CALLS = [field for _, field in csv.COLUMNS]
+TEXTS = st.one_of(st.text(), st.sampled_from([*HOSTILE, *(f"{sign}1" for sign in csv.FORMULA), "a\0b", "", ",", '"']))
+VALUES = st.one_of(TEXTS, st.integers(), st.floats(), st.booleans(), st.none(), st.lists(TEXTS, max_size=3))
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS_OF_CALLS), VALUES))
+def test_every_row_is_made_of_its_cells(fields: dict[str, object]) -> None:
+    """However rows are made, they are the cells of their records, whatever stands in which field."""
+    records = [{**end(start()), **fields}, fields, end(start())]
+    cells = [[csv.cell(field, record.get(field)) for field in FIELDS_OF_CALLS] for record in records]
+    assert csv.rows(records) == "".join(map(csv.line, cells))
+
+
 def test_numbers_of_our_own_stay_numbers() -> None:
     """Durations, sizes and codes are not quoted and not defused, below zero neither."""
     assert csv.cell("exit_code", -1) == -1

@@ -3,6 +3,7 @@
 import random
 import re
 import sqlite3
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,7 +15,7 @@ from kube_audit_proxy.index.filters import Filters, parse
 from kube_audit_proxy.index.indexer import index_once
 from kube_audit_proxy.index.reader import Index
 from kube_audit_proxy.index.schema import open_for_writing
-from support.journals import BEGINNING, JournalWriter, Record, random_calls
+from support.journals import BEGINNING, JournalWriter, Record, random_calls, whole
 
 CALLS = 400
 NOW = BEGINNING + timedelta(seconds=CALLS + 1)
@@ -122,17 +123,33 @@ CASES: dict[str, list[tuple[str, Predicate]]] = {
         ("kubectl get", text("kubectl get")),
         ('"failed" with 40', text('"failed" with 40')),
         ("MÜLLER", text("müller")),
-        *((value, text(value)) for value in ("web-1", "web-29", "/healthz", "z", "hz", *NOWHERE, *EVERYWHERE)),
+        *(
+            (value, text(value))
+            for value in ("web-1", "web-29", "/healthz", "inside", "z", "hz", *NOWHERE, *EVERYWHERE)
+        ),
     ],
     "since": [("5m", lambda record: seconds(record) >= CALLS + 1 - 300)],
     "until": [("90s", lambda record: seconds(record) < CALLS + 1 - 90)],
 }
 
 
+def calls() -> Iterator[list[Record]]:
+    """Yield the lines of calls: two of three are like no other, of the third there are many alike."""
+    for number, lines in enumerate(random_calls(CALLS), 1):
+        alike = whole(
+            number,
+            user=("alice", "bob", None)[number // 3 % 3],
+            name="web-1\0inside" if number % 2 else None,
+            verb="get",
+            command_id=str(uuid.UUID(int=number // 12)) if number % 4 else None,
+        )
+        yield lines if number % 3 else list(alike)
+
+
 @pytest.fixture(scope="module")
 def records() -> list[Record]:
     """Give the latest line of each call, oldest first."""
-    return [lines[-1] for lines in random_calls(CALLS)]
+    return [lines[-1] for lines in calls()]
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +157,11 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
     """Give an index of the calls, written by two writers."""
     directory = tmp_path_factory.mktemp("index")
     writers = [JournalWriter(directory / "journal", name) for name in ("gateway-1", "gateway-2")]
-    for number, lines in enumerate(random_calls(CALLS)):
-        writers[number % 2].write(*lines)
     db = open_for_writing(directory / "index.db")
+    for number, lines in enumerate(calls()):
+        writers[number % 2].write(*lines)
+        if number % 150 == 0:
+            index_once(db, directory / "journal")
     index_once(db, directory / "journal")
     db.close()
     with Index(directory / "index.db") as opened:
@@ -166,8 +185,9 @@ def check(index: Index, records: list[Record], raw: dict[str, str], predicate: P
 
 WAYS: dict[str, dict[str, int]] = {
     "the best": {},
-    "by kinds": {"_FIRST": 3, "_MOST": 2, "_PAYS": 1, "_COMMON": 0},
-    "by words": {"_FIRST": 3, "_MOST": 5, "_PAYS": 1, "_COMMON": 0, "_FEW_CALLS": 0, "_FEW_COMMANDS": 1},
+    "by kinds": {"_FIRST": 3, "_MOST": 2, "_PAYS": 1, "_COMMON": 0, "_RECENT": 20, "_ODD": 2, "_FEW_IDS": 30},
+    "by old kinds": {"_FIRST": 3, "_MOST": 2, "_PAYS": 1, "_COMMON": 0, "_RECENT": 0, "_ODD": 2, "_FEW_IDS": 0},
+    "by words": {"_FIRST": 3, "_MOST": 5, "_PAYS": 1, "_COMMON": 0, "_FEW_CALLS": 0, "_FEW_COMMANDS": 1, "_ODD": 2},
     "all of them": {"_FIRST": 7, "_MOST": 7, "_PAYS": 10**9, "_COMMON": 10**9, "_RARE": 10**9},
 }
 """Which of the ways that lead to a call are taken, by the numbers that decide on it."""
@@ -233,9 +253,11 @@ def test_values_are_bound() -> None:
         queries.scan(filters, some),
         queries.of_commands(filters, [1], some),
         queries.number_of_calls_of(kinds),
-        queries.newest_kinds(kinds, some, (1, 1), 1),
+        queries.newest_kinds(kinds, some, (1, 1), (1, 1), 1),
+        queries.lately(filters, some, (1, 1), 1, said=True),
+        queries.end_of_lately(some, (1, 1), 1),
         queries.calls_of_kind(filters, said=False)(1, some, 1),
-        queries.calls_of_kinds(filters, kinds, some, said=False),
+        queries.calls_of_kinds(filters, kinds, some, said=False, commands=True),
         queries.words_with(needle, 1, 1),
         queries.calls_with_words(filters, needle, some),
         queries.calls_with_words_that_match(filters, needle),

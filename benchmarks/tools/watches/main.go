@@ -65,9 +65,12 @@ func watch(host string, settings *tls.Config, request []byte, begun func(), arri
 		log.Fatal(answer.Status)
 	}
 	begun()
-	for events := bufio.NewReaderSize(answer.Body, 1024); ; arrived <- struct{}{} {
-		_, err := events.ReadSlice('\n')
-		check(err)
+	for events := bufio.NewReaderSize(answer.Body, 1024); ; {
+		if _, err := events.ReadSlice('\n'); err == nil {
+			arrived <- struct{}{}
+		} else if err != bufio.ErrBufferFull {
+			log.Fatal(err)
+		}
 	}
 }
 

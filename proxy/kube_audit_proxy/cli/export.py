@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO
@@ -12,15 +13,21 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
+from kube_audit_proxy.cli.errors import CliError
 from kube_audit_proxy.cli.options import Asked, filter_options, trail_options
-from kube_audit_proxy.cli.output import machine_row, note
+from kube_audit_proxy.cli.output import machine_rows, note
 from kube_audit_proxy.cli.source import Source, opened
 from kube_audit_proxy.export import csv
+from kube_audit_proxy.export.formatter import FormatterError, Rows, formatters, in_process
 from kube_audit_proxy.export.trail import Trail
 from kube_audit_proxy.index.filters import Filters
 from kube_audit_proxy.index.reader import Call
 
 STANDARD_OUTPUT = "-"
+AT_ONCE = 500
+FEW = 10
+"""Pieces that are written without the help of other processes."""
+FORMATTERS = 2
 
 
 @click.command()
@@ -41,15 +48,44 @@ def export(*, asked: Asked, format_: str, output: str, source: Source) -> None:
       kubectl audit export --from loki --loki-url https://loki.example.com --since 30d -o month.csv
     """  # noqa: D301 - click wants the character, not its escape
     with opened(source) as trail, _opened(output) as file:
-        row = machine_row(format_, terminal=file.isatty())
+        calls = _with_progress(trail, asked.filters)
         written = 0
-        if format_ == "csv":
-            file.write(csv.header().encode())
-        for call in _with_progress(trail, asked.filters):
-            file.write(row(call.line, call.record).encode())
-            written += 1
+        for data, number in (_csv if format_ == "csv" else _jsonl)(calls, terminal=file.isatty()):
+            file.write(data)
+            written += number
         file.flush()
     note(f"{written:,} {'call' if written == 1 else 'calls'} written to {_name(output)}")
+
+
+def _jsonl(calls: Iterator[Call], *, terminal: bool) -> Iterator[Rows]:
+    rows = machine_rows("json", terminal=terminal)
+    for some in _pieces(calls):
+        yield Rows(rows(some).encode(), len(some))
+
+
+def _csv(calls: Iterator[Call], *, terminal: bool) -> Iterator[Rows]:
+    yield Rows(csv.header().encode(), 0)
+    if terminal:
+        rows = machine_rows("csv", terminal=True)
+        yield from (Rows(rows(some).encode(), len(some)) for some in _pieces(calls))
+        return
+    lines = ([call.line for call in some] for some in _pieces(calls))
+    # Few are written before other processes would have begun.
+    yield from in_process(islice(lines, FEW))
+    if (following := next(lines, None)) is None:
+        return
+    with formatters(FORMATTERS) as rows_of:
+        try:
+            yield from rows_of(chain((following,), lines))
+        except FormatterError:
+            raise CliError(
+                "a process that made rows has ended", "it was ended by someone, or memory ran out."
+            ) from None
+
+
+def _pieces(calls: Iterator[Call]) -> Iterator[list[Call]]:
+    while some := list(islice(calls, AT_ONCE)):
+        yield some
 
 
 def _name(output: str) -> str:

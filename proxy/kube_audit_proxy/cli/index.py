@@ -64,7 +64,7 @@ def _progress() -> Iterator[Callable[[int], None]]:
 
 
 def _report(db: sqlite3.Connection, lines: int) -> None:
-    calls, problems = (db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("calls", "problems"))
+    calls, problems = (db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("log", "problems"))
     note(f"{lines:,} lines read; {calls:,} calls in the index")
     if not problems:
         return

@@ -15,7 +15,7 @@ from kube_audit_proxy.cli.options import (
     output_option,
     trail_options,
 )
-from kube_audit_proxy.cli.output import Output, machine_row, write
+from kube_audit_proxy.cli.output import Output, machine_rows, write
 from kube_audit_proxy.cli.render import call_columns, fit, wide_call_columns
 from kube_audit_proxy.cli.source import Source, opened
 from kube_audit_proxy.export import csv
@@ -69,10 +69,10 @@ def _shower(output: str, first: Sequence[Call], *, more: bool) -> Callable[[Call
     """Return what prints a call in the format asked for; what comes before the first is printed at once."""
     out = Output()
     if output in {"json", "csv"}:
-        row = machine_row(output, terminal=out.terminal)
+        rows = machine_rows(output, terminal=out.terminal)
         if output == "csv":
             write(csv.header())
-        return lambda call: write(row(call.line, call.record))
+        return lambda call: write(rows([call]))
     columns = wide_call_columns(out.width) if output == "wide" else call_columns(out.width)
     layout = fit(columns, [call.record for call in first], out.width, more=more)
     if first or more:

@@ -1,8 +1,7 @@
 """Where the commands' output goes: lines of tables, JSON or CSV, in colour only on a terminal."""
 
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import click
 from rich.console import Console
@@ -11,6 +10,7 @@ from rich.text import Text
 
 from kube_audit_proxy.cli.text import visible_json, visible_record
 from kube_audit_proxy.export import csv, jsonl
+from kube_audit_proxy.index.reader import Call, Change
 
 
 class Output:
@@ -34,11 +34,11 @@ class Output:
             click.echo(text.plain.rstrip())
 
 
-def machine_row(output: str, *, terminal: bool) -> Callable[[str, dict[str, Any]], str]:
-    """Return what writes a call as `json` or `csv`; on a terminal, such that nothing in it acts on the terminal."""
+def machine_rows(output: str, *, terminal: bool) -> Callable[[Sequence[Call | Change]], str]:
+    """Return what writes calls as `json` or `csv`; on a terminal, such that nothing in them acts on the terminal."""
     if output == "csv":
-        return lambda _line, record: csv.row(visible_record(record) if terminal else record)
-    return lambda line, _record: jsonl.row(visible_json(line) if terminal else line)
+        return lambda calls: csv.rows(visible_record(call.record) if terminal else call.record for call in calls)
+    return lambda calls: jsonl.rows(visible_json(call.line) if terminal else call.line for call in calls)
 
 
 def write(text: str) -> None:

@@ -4,6 +4,7 @@ A cell whose text a spreadsheet would take for a formula begins with an apostrop
 """
 
 import csv
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -76,7 +77,14 @@ def header() -> str:
 
 def row(record: Mapping[str, Any]) -> str:
     """Return the line of a call, with its line end."""
-    return line([cell(field, record.get(field)) for _, field in COLUMNS])
+    return rows([record])
+
+
+def rows(records: Iterable[Mapping[str, Any]]) -> str:
+    """Return the lines of calls, each with its line end."""
+    return "".join(
+        [_plain(record) or line([cell(field, record.get(field)) for field in _FIELDS]) for record in records]
+    )
 
 
 def cell(field: str, value: object) -> str | int | float:
@@ -105,6 +113,42 @@ def line(cells: Iterable[str | float]) -> str:
     written: list[str] = []
     csv.writer(_Appends(written), lineterminator="\r\n").writerow(cells)
     return "".join(written)
+
+
+_FIELDS = tuple(field for _, field in COLUMNS)
+_ABSENT = ("",) * len(_FIELDS)
+_OTHERS = ("groups", "sourceIPs", "exec_argv", "ports", "impersonated", "exec_tty", "exec_stdin", "relaxed")
+_OF_OTHER_TYPES = tuple((_FIELDS.index(field), field) for field in _OTHERS)
+"""Lists and booleans: what Python would not write as `cell` does."""
+
+_AS_THEY_ARE = frozenset((str, int, float))
+_GROUPS = _FIELDS.index("groups")
+_BEFORE = "\0%s" * _GROUPS
+_AFTER = "\0%s" * (len(_FIELDS) - _GROUPS - 1)
+_FORMULA = re.compile(f"\0[{re.escape(''.join(FORMULA))}]").search
+
+
+def _plain(record: Mapping[str, Any]) -> str | None:
+    """Return the line of a call, if no cell is to be quoted or defused but those of lists; that is nearly every one."""
+    values = [*map(record.get, _FIELDS, _ABSENT)]
+    for position, field in _OF_OTHER_TYPES:
+        if (value := values[position]) != "":
+            values[position] = cell(field, value)
+    if not _AS_THEY_ARE.issuperset(map(type, values)):
+        return None
+    before, after, groups = _BEFORE % (*values[:_GROUPS],), _AFTER % (*values[_GROUPS + 1 :],), values[_GROUPS]
+    text = before + after
+    if _to_quote(text) or "," in text or _FORMULA(text) or text.count("\0") != len(_FIELDS) - 1 or _to_quote(groups):
+        return None
+    quoted = f'"{groups}"' if "," in groups else groups
+    return f"{before[1:].replace(_NUL, ',')},{quoted}{after.replace(_NUL, ',')}\r\n"
+
+
+def _to_quote(text: str) -> bool:
+    return '"' in text or "\r" in text or "\n" in text
+
+
+_NUL = "\0"
 
 
 class _Appends:

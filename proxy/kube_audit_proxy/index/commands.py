@@ -31,42 +31,24 @@ class Totals(NamedTuple):
 def add(totals: Totals | None, line: CallLine, known: Row | None) -> Totals:
     """Return the command with one more line; `known` is what was known of the line's call before."""
     row = line.row
-    calls = int(known is None)
-    running = int(not ended(row.stage)) - int(known is not None and not ended(known.stage))
-    denied = int(row.decision == Decision.DENY) - int(known is not None and known.decision == Decision.DENY)
+    calls, running, denied = 1, int(not ended(row.stage)), int(row.decision == Decision.DENY)
+    if known is not None:
+        calls, running, denied = 0, running - (not ended(known.stage)), denied - (known.decision == Decision.DENY)
+    last = max(line.reached, line.received)
     if totals is None:
         return Totals(
-            user=row.user,
-            access_method=row.access_method,
-            command=line.command,
-            command_source=line.command_source,
-            clusters=row.cluster or "",
-            first=line.received,
-            last=max(line.reached, line.received),
-            calls=calls,
-            running=running,
-            denied=denied,
-            worst_status=row.status,
-            exit_code=line.exit_code,
-        )
-    first = totals
-    if line.received < totals.first:
-        first = totals._replace(
-            user=row.user,
-            access_method=row.access_method,
-            command=line.command,
-            command_source=line.command_source,
-            first=line.received,
-        )
-    return first._replace(
-        clusters=_with(totals.clusters, row.cluster),
-        last=max(totals.last, line.reached),
-        calls=totals.calls + calls,
-        running=totals.running + running,
-        denied=totals.denied + denied,
-        worst_status=_highest(totals.worst_status, row.status),
-        exit_code=_highest(totals.exit_code, line.exit_code),
-    )
+            row.user, row.access_method, line.command, line.command_source, row.cluster or "", line.received, last,
+            calls, running, denied, row.status, line.exit_code,
+        )  # fmt: skip
+    user, access_method, command, source, clusters, begin, end, *counts, worst_status, exit_code = totals
+    if line.received < begin:
+        user, access_method, command, source = row.user, row.access_method, line.command, line.command_source
+        begin = line.received
+    return Totals(
+        user, access_method, command, source, _with(clusters, row.cluster), begin, max(end, last),
+        counts[0] + calls, counts[1] + running, counts[2] + denied,
+        _highest(worst_status, row.status), _highest(exit_code, line.exit_code),
+    )  # fmt: skip
 
 
 def _highest(known: int | None, new: int | None) -> int | None:
@@ -74,5 +56,7 @@ def _highest(known: int | None, new: int | None) -> int | None:
 
 
 def _with(clusters: str, cluster: str | None) -> str:
+    if not cluster or cluster == clusters:
+        return clusters
     names = clusters.split(",") if clusters else []
-    return clusters if not cluster or cluster in names else ",".join(sorted((*names, cluster)))
+    return clusters if cluster in names else ",".join(sorted((*names, cluster)))

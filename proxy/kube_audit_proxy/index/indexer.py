@@ -1,29 +1,34 @@
 """Follows the journal and writes what it finds into the index, in a process of its own."""
-# ruff: noqa: S608 - the names are those of the rows
 
+import gc
 import logging
+import re
 import sqlite3
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import repeat
+from heapq import merge
+from itertools import accumulate, repeat
 from pathlib import Path
 from threading import Event
 
-import orjson
-
-from kube_audit_proxy.index import commands
-from kube_audit_proxy.index.rows import CALLS_PER_MICROSECOND, CallLine, MalformedError, Row, first_id, newer, parse
-from kube_audit_proxy.index.schema import FACETED, clear, is_damaged, open_for_writing, set_aside, transaction
+from kube_audit_proxy.index.pairs import repeated
+from kube_audit_proxy.index.rows import CallLine, MalformedError, parse
+from kube_audit_proxy.index.schema import clear, is_damaged, open_for_writing, set_aside, transaction
+from kube_audit_proxy.index.write import Calls
 from kube_audit_proxy.journal.cursor import Cursor
 from kube_audit_proxy.journal.line import LineError, digest
 from kube_audit_proxy.journal.line import parse as parse_line
-from kube_audit_proxy.journal.reader import Batch, JournalGap, read_batches
+from kube_audit_proxy.journal.reader import Batch, JournalGap, read_writer, writers
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
+
+_BATCH = 8 << 20
+"""Bytes of the journal, about, that are written into the index in one transaction."""
+
+_AGAIN_SECONDS = 1.0
 
 Progress = Callable[[int], None]
 Chores = Callable[[sqlite3.Connection], Iterator[None]]
@@ -52,8 +57,10 @@ def run(journal: Path, db_path: Path, stop: Event, chores: Chores = _no_chores) 
     """Keep the index at most about a second behind the journal until `stop` is set, and then bring it to the end.
 
     Where someone deletes the file meanwhile, it is built again; so is one that turns out to be damaged, which is kept
-    beside. `chores` gives other work on the index, without end, of which a step is done after each look.
+    beside. What the disk refuses is tried again until it does not. `chores` gives other work on the index, without end,
+    of which a step is done after each look.
     """
+    told = ""
     while not stop.is_set():
         try:
             with closing(open_for_writing(db_path)) as db:
@@ -61,9 +68,17 @@ def run(journal: Path, db_path: Path, stop: Event, chores: Chores = _no_chores) 
                 while db_path.exists() and not stop.is_set():
                     index_once(db, journal)
                     next(steps)
+                    if told:
+                        log.info("the index is kept up again")
+                        told = ""
                     stop.wait(POLL_SECONDS)
                 if db_path.exists():
                     index_once(db, journal)
+        except (sqlite3.OperationalError, OSError) as error:
+            if str(error) != told:
+                told = str(error)
+                log.warning("the index cannot be kept up (%s); it catches up as soon as it can", told)
+            stop.wait(_AGAIN_SECONDS)
         except sqlite3.DatabaseError as error:
             if not is_damaged(error):
                 raise
@@ -91,12 +106,12 @@ def index_once(db: sqlite3.Connection, journal: Path, progress: Progress = _no_p
         stored = heads(db)
         reached = dict(stored)
         try:
-            for batch in read_batches(journal, {writer: head.cursor for writer, head in stored.items()}):
+            for batch in _batches(journal, {writer: head.cursor for writer, head in stored.items()}):
                 head = reached.get(batch.writer)
                 if head is stored.get(batch.writer) and _rewritten(batch, head):
                     clear(db)
                     break
-                with transaction(db):
+                with transaction(db), _no_collection():
                     if heads(db).get(batch.writer) != head:
                         break  # another indexer was faster: go on from there
                     reached[batch.writer] = _apply(db, batch, head)
@@ -106,6 +121,18 @@ def index_once(db: sqlite3.Connection, journal: Path, progress: Progress = _no_p
                 return lines
         except JournalGap as gap:
             _skip_gap(db, gap)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Make many objects, none of which refer to each other in circles, without looking for such circles."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def heads(db: sqlite3.Connection) -> dict[str, Head]:
@@ -135,17 +162,11 @@ def _skip_gap(db: sqlite3.Connection, gap: JournalGap) -> None:
 def _apply(db: sqlite3.Connection, batch: Batch, head: Head | None) -> Head:
     """Write what a batch says; the caller's transaction makes it whole."""
     lines, problems = _parse(batch)
-    known = _Known(db, lines)
-    change = db.execute("SELECT coalesce(max(change), 0) FROM calls").fetchone()[0]
-    latest: dict[int, CallLine] = {}
+    calls = Calls(db, [line for _, line in lines])
     for offset, line in lines:
-        call = known.id_of(line)
-        if call is None:
+        if not calls.take(line):
             problems.append((batch.writer, batch.cursor.segment, offset, "too many calls in one microsecond"))
-        elif known.take(call, line):
-            latest.pop(call, None)  # so that the order is that of the latest lines
-            latest[call] = line
-    known.write(db, latest, change)
+    calls.write()
     _write_problems(db, problems)
     try:
         seq = parse_line(batch.lines[-1]).seq
@@ -163,14 +184,20 @@ def _parse(batch: Batch) -> tuple[list[tuple[int, CallLine]], list[Problem]]:
     """Return the lines about calls, each with its offset in the segment, and what is wrong with the others."""
     lines: list[tuple[int, CallLine]] = []
     problems: list[Problem] = []
-    offset = batch.cursor.offset - sum(map(len, batch.lines)) - len(batch.lines)
-    for data in batch.lines:
+    starts = repeated(batch.writer, batch.lines)
+    needless = {*starts.values()}
+    begin = batch.cursor.offset - sum(map(len, batch.lines)) - len(batch.lines)
+    offsets = accumulate((len(line) + 1 for line in batch.lines), initial=begin)
+    for position, (offset, line) in enumerate(zip(offsets, batch.lines, strict=False)):
+        if position in needless:
+            continue
         try:
-            if (line := parse(data)) is not None:
-                lines.append((offset, line))
+            if (call := parse(line)) is not None:
+                lines.append((offset, call))
         except MalformedError as error:
             problems.append((batch.writer, batch.cursor.segment, offset, str(error)))
-        offset += len(data) + 1
+            if (at := starts.get(position)) is not None and (call := parse(batch.lines[at])) is not None:
+                lines.append((offset, call))  # then the start tells more
     return lines, problems
 
 
@@ -178,89 +205,16 @@ def _write_problems(db: sqlite3.Connection, problems: Iterable[Problem]) -> None
     db.executemany("INSERT OR REPLACE INTO problems VALUES (?, ?, ?, ?)", problems)
 
 
-class _Known:
-    """What the index knows of the calls and commands of a batch, and what the batch adds to it."""
-
-    def __init__(self, db: sqlite3.Connection, lines: Iterable[tuple[int, CallLine]]) -> None:
-        moments = orjson.dumps([first_id(line.received) for _, line in lines]).decode()
-        self.rows: dict[int, Row] = {
-            id_: Row._make(row)
-            for id_, *row in db.execute(
-                f"SELECT calls.id, {', '.join(Row._fields)} FROM json_each(?) JOIN calls"
-                f" ON calls.id BETWEEN value AND value + {CALLS_PER_MICROSECOND - 1}",
-                (moments,),
-            )
-        }
-        self.stored = frozenset(self.rows)
-        command_ids = orjson.dumps([line.row.command_id for _, line in lines]).decode()
-        self.totals: dict[str, commands.Totals] = {
-            command_id: commands.Totals._make(totals)
-            for command_id, *totals in db.execute(
-                "SELECT * FROM commands WHERE command_id IN (SELECT value FROM json_each(?))", (command_ids,)
-            )
-        }
-        self.facets: Counter[tuple[str, str | float]] = Counter()
-        self.touched: set[str] = set()
-
-    def id_of(self, line: CallLine) -> int | None:
-        """Return the id of the line's call, a free one if it is new; None where its microsecond is full."""
-        first = first_id(line.received)
-        for id_ in range(first, first + CALLS_PER_MICROSECOND):
-            row = self.rows.get(id_)
-            if row is None or row.audit_id == line.row.audit_id:
-                return id_
-        return None
-
-    def take(self, id_: int, line: CallLine) -> bool:
-        """Note a line of this call; return False, and note nothing, if it says less than is known already."""
-        row, before = line.row, self.rows.get(id_)
-        if before is not None and not newer(row, before):
-            return False
-        self.rows[id_] = row
-        for column, position in _FACETS:
-            new, old = row[position], before[position] if before is not None else None
-            if new != old:
-                if new is not None:
-                    self.facets[column, new] += 1
-                if old is not None:
-                    self.facets[column, old] -= 1
-        if row.command_id is not None:
-            self.touched.add(row.command_id)
-            self.totals[row.command_id] = commands.add(self.totals.get(row.command_id), line, before)
-        return True
-
-    def write(self, db: sqlite3.Connection, latest: dict[int, CallLine], change: int) -> None:
-        """Write the latest line of each call; they get the numbers after `change`."""
-        numbered = list(enumerate(latest.items(), change + 1))
-        db.executemany(
-            _INSERT, ((id_, number, *line.row) for number, (id_, line) in numbered if id_ not in self.stored)
-        )
-        db.executemany(
-            _UPDATE,
-            (
-                (number, *(line.row[position] for position in _CHANGING_POSITIONS), id_)
-                for number, (id_, line) in numbered
-                if id_ in self.stored
-            ),
-        )
-        db.executemany(
-            "INSERT OR REPLACE INTO records VALUES (?, ?)", ((id_, line.record) for id_, line in latest.items())
-        )
-        db.executemany("INSERT OR REPLACE INTO texts VALUES (?, ?)", ((id_, line.text) for id_, line in latest.items()))
-        db.executemany(
-            "INSERT INTO facets VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET calls = calls + excluded.calls",
-            ((column, value, calls) for (column, value), calls in self.facets.items() if calls),
-        )
-        marks = ", ".join("?" * (1 + len(commands.Totals._fields)))
-        db.executemany(
-            f"INSERT OR REPLACE INTO commands VALUES ({marks})",
-            ((command_id, *self.totals[command_id]) for command_id in self.touched),
-        )
+def _batches(journal: Path, cursors: Mapping[str, Cursor]) -> Iterator[Batch]:
+    """Yield what is new of all writers, about in the order in which it was written, so that it is indexed in it."""
+    names = sorted({*writers(journal), *cursors})
+    size = max(_BATCH // max(len(names), 1), _BATCH // 8)
+    return merge(*(read_writer(journal, name, cursors.get(name), size) for name in names), key=_written)
 
 
-# A later line repeats all the other columns.
-_CHANGING = ("stage", "writer", "seq", "status", "decision", "outcome", "duration_ms")
-_CHANGING_POSITIONS = tuple(Row._fields.index(column) for column in _CHANGING)
-_FACETS = tuple((column, Row._fields.index(column)) for column in FACETED)
-_INSERT = f"INSERT INTO calls (id, change, {', '.join(Row._fields)}) VALUES (?, ?{', ?' * len(Row._fields)})"
-_UPDATE = f"UPDATE calls SET change = ?, {', '.join(f'{column} = ?' for column in _CHANGING)} WHERE id = ?"
+def _written(batch: Batch) -> bytes:
+    found = _TIME.search(batch.lines[0])
+    return found[1] if found else b""
+
+
+_TIME = re.compile(rb'"(?:stageTimestamp|opened|since)":"([^"]*)"')

@@ -16,11 +16,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from kube_audit_proxy.index import commands
 from kube_audit_proxy.index.filters import microseconds
 from kube_audit_proxy.index.rows import first_id, parse
 from kube_audit_proxy.index.schema import FACETED, transaction
+from kube_audit_proxy.index.write import count_off, forget_words, put_facets, put_totals
 from kube_audit_proxy.journal.reader import segment_name
 
 PAGE = 500
@@ -52,7 +54,8 @@ def prune(db: sqlite3.Connection, borders: Mapping[str, Border], page: int = PAG
             "DELETE FROM problems WHERE writer = ? AND segment < ?",
             ((writer, segment_name(seq)) for writer, seq in seqs.items()),
         )
-        db.execute("DELETE FROM facets WHERE calls <= 0")
+        for statement in _NO_CALLS:
+            db.execute(statement)
     yield
 
 
@@ -61,51 +64,59 @@ def _prune_page(db: sqlite3.Connection, seqs: Mapping[str, int], after: int, end
     rows = db.execute(_CALLS, (after, end, page)).fetchall()
     if not rows:
         return None
-    last_change = db.execute("SELECT max(change) FROM calls").fetchone()[0]
-    gone: list[tuple[int]] = []
-    facets: Counter[tuple[str, str | int]] = Counter()
-    touched: set[str] = set()
-    for id_, change, writer, seq, command_id, *values in rows:
-        if seq >= seqs.get(writer, 0) or change == last_change:
-            continue
-        gone.append((id_,))
-        facets.update((field, value) for field, value in zip(FACETED, values, strict=True) if value is not None)
-        if command_id is not None:
-            touched.add(command_id)
-    for table in ("calls", "records", "texts"):
-        db.executemany(f"DELETE FROM {table} WHERE id = ?", gone)
-    db.executemany(
-        "UPDATE facets SET calls = calls - ? WHERE field = ? AND value = ?",
-        ((calls, field, value) for (field, value), calls in facets.items()),
-    )
+    last_change = db.execute("SELECT max(change) FROM log").fetchone()[0]
+    gone = [row for row in rows if row[3] < seqs.get(row[2], 0) and row[1] != last_change]
+    for table in ("log", "records"):
+        db.executemany(f"DELETE FROM {table} WHERE id = ?", ((id_,) for id_, *_ in gone))
+    _count_off(db, Counter(kind for *_, kind, _ in gone))
+    forget_words(db, {words for *_, words in gone})
     reached: int = rows[-1][0]
-    for command_id in touched:
-        _add_up(db, command_id, seqs, reached, end)
+    for command in {command for *_, command, _, _ in gone if command is not None}:
+        _add_up(db, command, seqs, reached, end)
     return reached
 
 
-def _add_up(db: sqlite3.Connection, command_id: str, seqs: Mapping[str, int], reached: int, end: int) -> None:
+def _count_off(db: sqlite3.Connection, kinds: Mapping[int, int]) -> None:
+    count_off(db, kinds)
+    facets: Counter[tuple[str, Any]] = Counter()
+    for kind, calls in kinds.items():
+        values = db.execute(f"SELECT {', '.join(FACETED)} FROM kinds WHERE kind = ?", (kind,)).fetchone()
+        for field, value in zip(FACETED, values, strict=True):
+            if value is not None:
+                facets[field, value] -= calls
+    put_facets(db, facets)
+
+
+def _add_up(db: sqlite3.Connection, command: int, seqs: Mapping[str, int], reached: int, end: int) -> None:
     """Make a command what is left of it; not yet where more of its calls will go, with which this comes again."""
-    later = db.execute(_LATER_CALLS, (command_id, reached, end))
+    later = db.execute(_LATER_CALLS, (command, reached, end))
     if any(seq < seqs.get(writer, 0) for writer, seq in later):
         return
     totals: commands.Totals | None = None
-    for (record,) in db.execute(_RECORDS, (command_id,)):
+    for (record,) in db.execute(_RECORDS, (command,)):
         if (line := parse(record.encode())) is not None:
             totals = commands.add(totals, line, None)
     if totals is None:
-        db.execute("DELETE FROM commands WHERE command_id = ?", (command_id,))
+        db.execute("DELETE FROM runs WHERE command = ?", (command,))
     else:
-        db.execute(_PUT_COMMAND, (command_id, *totals))
+        put_totals(db, [(command, totals)])
 
 
 _CALLS = (
-    f"SELECT id, change, writer, seq, command_id, {', '.join(FACETED)} FROM calls NOT INDEXED"
+    "SELECT id, change, writer, seq, command, kind, words FROM log NOT INDEXED"
     " WHERE id > ? AND id < ? ORDER BY id LIMIT ?"
 )
-_LATER_CALLS = "SELECT writer, seq FROM calls INDEXED BY calls_command_id WHERE command_id = ? AND id > ? AND id < ?"
-_RECORDS = (
-    "SELECT record FROM calls INDEXED BY calls_command_id CROSS JOIN records USING (id)"
-    " WHERE command_id = ? ORDER BY id"
+_LATER_CALLS = "SELECT writer, seq FROM log INDEXED BY log_command WHERE command = ? AND id > ? AND id < ?"
+_RECORDS = "SELECT record FROM log INDEXED BY log_command CROSS JOIN records USING (id) WHERE command = ? ORDER BY id"
+_NO_CALLS = (
+    "DELETE FROM facets WHERE calls <= 0",
+    "DELETE FROM kinds WHERE kind IN (SELECT kind FROM tallies WHERE calls <= 0)",
+    "DELETE FROM tallies WHERE calls <= 0",
+    "DELETE FROM clients WHERE client NOT IN (SELECT client FROM kinds)",
+    # The last block that begins before the oldest words has them.
+    """
+    DELETE FROM word_blocks WHERE first < (
+      SELECT max(first) FROM word_blocks WHERE first <= (SELECT min(words) FROM words)
+    )
+    """,
 )
-_PUT_COMMAND = f"INSERT OR REPLACE INTO commands VALUES (?{', ?' * len(commands.Totals._fields)})"

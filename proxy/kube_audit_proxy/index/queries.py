@@ -1,6 +1,7 @@
 """From filters to SQL. Pure: values are always bound, never part of the text.
 
-A column name in the SQL comes from the tables in this module only.
+A column name in the SQL comes from the tables in this module only. What is asked of `log` is asked beside what `_CALL`
+joins to it: the call's kind, and the text that is searched.
 """
 # ruff: noqa: S608
 
@@ -13,6 +14,9 @@ from kube_audit_proxy.index.filters import Choice, Filters, Range, ResourcePatte
 from kube_audit_proxy.index.rows import first_id
 
 Parameter = str | int
+
+Place = tuple[int, ...]
+"""How new the newest call of a kind can be, and the kind's number: by that, kinds are in an order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,63 +35,202 @@ class Narrow:
     values: tuple[Parameter, ...]
 
 
-def newest_calls(filters: Filters, limit: int, before: int | None = None, narrow: Narrow | None = None) -> Query:
-    """Ask for the newest calls that pass, newest first: `id, record`. A page goes on `before` the last one's id."""
-    where = _joined((condition(filters), Query("id < ?", (before,)) if before is not None else None, _by_index(narrow)))
-    return _with_records(
-        f"SELECT id FROM {_source(filters, narrow)} WHERE {where.sql} ORDER BY id DESC LIMIT ?", "id DESC", where, limit
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of the calls by their ids: from `low`, included, to `high`, excluded."""
+
+    low: int
+    high: int
+
+
+def span(filters: Filters, before: int | None = None) -> Span:
+    """Return between which ids calls can be that pass, and that come `before` one."""
+    high = _AFTER_ALL if filters.until is None else first_id(filters.until)
+    low = 0 if filters.since is None else first_id(filters.since)
+    return Span(low, high if before is None else min(high, before))
+
+
+def scan(filters: Filters, within: Span) -> Query:
+    """Ask for all calls of a span that pass, newest first: `id, command`. All of the span is read."""
+    where = _joined((condition(filters), _within(within)))
+    return Query(
+        f"SELECT id, command FROM log NOT INDEXED {_call(filters)} WHERE {where.sql} ORDER BY id DESC", where.parameters
     )
 
 
-def oldest_calls(filters: Filters, limit: int, after: int, last: int, narrow: Narrow | None = None) -> Query:
-    """Ask for the calls that pass, oldest first, with ids above `after` and up to `last`: `id, record`."""
-    where = _joined((condition(filters), Query("id > ? AND id <= ?", (after, last)), _by_index(narrow)))
-    return _with_records(
-        f"SELECT id FROM {_source(filters, narrow)} WHERE {where.sql} ORDER BY id LIMIT ?", "id", where, limit
+def of_commands(filters: Filters, commands: Collection[int], within: Span) -> Query:
+    """Ask for the calls of these commands that pass, newest first: `id, command`."""
+    numbers = Query(f"command IN ({', '.join('?' * len(commands))})", tuple(commands))
+    where = _joined((numbers, condition(filters), _within(within)))
+    return Query(
+        f"SELECT id, command FROM log INDEXED BY log_command {_call(filters)} WHERE {where.sql} ORDER BY id DESC",
+        where.parameters,
     )
+
+
+def kinds(filters: Filters, narrow: Narrow | None, *, said: bool) -> Query:
+    """Return the tables and the condition of a question about the kinds whose calls can pass.
+
+    `said` are those of whose client the text is said, so that all of their calls have it; the others if not.
+    """
+    source = f"kinds INDEXED BY kinds_{narrow.column}" if narrow and narrow.values else "kinds NOT INDEXED"
+    where = _joined((_kind_condition(filters), _by_index(narrow), *_of_client(filters, said=said), Query("calls > 0")))
+    return Query(f"FROM {source} CROSS JOIN tallies USING (kind) WHERE {where.sql}", where.parameters)
+
+
+def number_of_calls_of(kinds_: Query) -> Query:
+    """Ask how many calls the kinds have."""
+    return Query(f"SELECT coalesce(sum(calls), 0) {kinds_.sql}", kinds_.parameters)
+
+
+def lately(filters: Filters, within: Span, after: Place, limit: int, *, said: bool) -> Query:
+    """Ask for the kinds that can pass among so many of those that had a call last, `after` one: `newest, kind`.
+
+    `newest` is how new a call of theirs in the span can be.
+    """
+    where = _joined((_kind_condition(filters), *_of_client(filters, said=said)))
+    return Query(
+        f"SELECT min(newest, ?), kind FROM ({_LATELY}) CROSS JOIN kinds USING (kind) WHERE calls > 0 AND {where.sql}",
+        (within.high - 1, within.low, *after, limit, *where.parameters),
+    )
+
+
+def end_of_lately(within: Span, after: Place, limit: int) -> Query:
+    """Ask for the last kind that `lately` looks at: `newest, kind`; for none if it is the last of all."""
+    return Query(f"SELECT newest, kind FROM ({_LATELY}) LIMIT 1 OFFSET ?", (within.low, *after, limit, limit - 1))
+
+
+def newest_kinds(kinds_: Query, within: Span, before: Place, after: Place, limit: int) -> Query:
+    """Ask for kinds by how new a call of theirs in the span can be: `newest, kind`; those `after` such a pair.
+
+    Those that had a call later than the kind `before` are left out.
+    """
+    return Query(
+        f"SELECT min(newest, ?) AS place, kind {kinds_.sql} AND newest >= ? AND (newest, kind) < (?, ?)"
+        " AND (place, kind) < (?, ?) ORDER BY place DESC, kind DESC LIMIT ?",
+        (within.high - 1, *kinds_.parameters, within.low, *before, *after, limit),
+    )
+
+
+def calls_of_kind(filters: Filters, *, said: bool) -> Callable[[int, Span, int], Query]:
+    """Return what asks for the newest calls that pass of a kind, in a span, up to a number: `id, command`."""
+    where = _joined((Query("kind = ? AND id >= ? AND id < ?"), *_of_call(filters, said=said)))
+    words = "" if said else _WORDS
+    sql = f"SELECT id, command FROM log INDEXED BY log_kind {words} WHERE {where.sql} ORDER BY id DESC LIMIT ?"
+    return lambda kind, within, limit: Query(sql, (kind, within.low, within.high, *where.parameters, limit))
+
+
+def calls_of_kinds(filters: Filters, kinds_: Query, within: Span, *, said: bool, commands: bool) -> Query:
+    """Ask for all calls of kinds, in a span, that pass, in no order: `id, command`; the latter only if `commands`."""
+    where = _joined((_within(within), *_of_call(filters, said=said)))
+    words = "" if said else _WORDS
+    return Query(
+        f"SELECT id, {'command' if commands else 'NULL'} FROM (SELECT kind {kinds_.sql})"
+        f" CROSS JOIN log INDEXED BY log_kind USING (kind) {words} WHERE {where.sql}",
+        (*kinds_.parameters, *where.parameters),
+    )
+
+
+def clients_that_say(filters: Filters) -> Query:
+    """Ask for a client that the text is said of: `client`."""
+    return Query(f"SELECT client FROM {_SAID} LIMIT 1", (filters.text.casefold(),))
+
+
+def are_all(filters: Filters) -> bool:
+    """Tell whether calls of all kinds can pass."""
+    return _kind_condition(filters) == _TRUE
+
+
+def words_with(match: str, before: int, limit: int) -> Query:
+    """Ask for the newest words, newest first, that match an expression about trigrams: `rowid`."""
+    return Query(
+        "SELECT rowid FROM trigrams WHERE trigrams MATCH ? AND rowid < ? ORDER BY rowid DESC LIMIT ?",
+        (match, before, limit),
+    )
+
+
+def calls_with_words(filters: Filters, words: str, within: Span) -> Query:
+    """Ask for the calls that have these words (JSON), if the text is in them, and that pass: `id, command`."""
+    where = _joined((_not_said(filters), _kind_condition(filters), *_of_call(filters, said=False), _within(within)))
+    return Query(
+        "SELECT id, command FROM (SELECT value FROM json_each(?)) CROSS JOIN words ON words.words = value"
+        f" {_LOG_OF_WORDS} WHERE {where.sql}",
+        (words, *where.parameters),
+    )
+
+
+def calls_with_words_that_match(filters: Filters, match: str) -> Query:
+    """Ask for all calls with words that match and that pass, in no order: `id, command`."""
+    where = _joined(
+        (_not_said(filters), _kind_condition(filters), *_of_call(filters, said=False), _within(span(filters)))
+    )
+    return Query(
+        f"SELECT id, command FROM trigrams CROSS JOIN words ON words.words = trigrams.rowid {_LOG_OF_WORDS}"
+        f" WHERE trigrams MATCH ? AND {where.sql}",
+        (match, *where.parameters),
+    )
+
+
+def ids(of: Query) -> Query:
+    """Ask for the ids only."""
+    return Query(f"SELECT id FROM ({of.sql})", of.parameters)
 
 
 def changed_calls(filters: Filters, limit: int, change: int) -> Query:
     """Ask for the calls that came or went on after this change, in that order: `change, record`."""
-    where = _joined((condition(filters), Query("change > ?", (change,))))
+    where = _joined((condition(filters), _within(span(filters)), Query("change > ?", (change,))))
     return Query(
-        "SELECT change, record FROM calls INDEXED BY calls_change CROSS JOIN texts USING (id) JOIN records USING (id)"
+        f"SELECT change, record FROM log INDEXED BY log_change {_call(filters)} CROSS JOIN records USING (id)"
         f" WHERE {where.sql} ORDER BY change LIMIT ?",
         (*where.parameters, limit),
     )
 
 
-def commands_of_newest_calls(
-    filters: Filters, limit: int, before: int | None = None, narrow: Narrow | None = None
-) -> Query:
-    """Ask for the command of each call that passes, newest call first: `id, command_id`, with repetitions."""
-    page = Query("id < ?", (before,)) if before is not None else None
-    where = _joined((condition(filters), Query("command_id IS NOT NULL"), page, _by_index(narrow)))
-    return Query(
-        f"SELECT id, command_id FROM {_source(filters, narrow)} WHERE {where.sql} ORDER BY id DESC LIMIT ?",
-        (*where.parameters, limit),
-    )
-
-
-def number_of_calls(filters: Filters, narrow: Narrow | None = None) -> Query:
-    """Ask how many calls pass."""
-    where = _joined((condition(filters), _by_index(narrow)))
-    return Query(f"SELECT count(*) FROM {_source(filters, narrow)} WHERE {where.sql}", where.parameters)
-
-
 def calls_of(command_id: str, filters: Filters) -> Query:
     """Ask for the calls of a command that pass, oldest first: `id, record`."""
-    where = _joined((Query("command_id = ?", (command_id,)), condition(filters)))
+    command = Query("command = (SELECT command FROM runs WHERE command_id = ?)", (command_id,))
+    where = _joined((command, condition(filters), _within(span(filters))))
     return Query(
-        "SELECT id, record FROM calls INDEXED BY calls_command_id CROSS JOIN texts USING (id) JOIN records USING (id)"
+        f"SELECT id, record FROM log INDEXED BY log_command {_call(filters)} CROSS JOIN records USING (id)"
         f" WHERE {where.sql} ORDER BY id",
         where.parameters,
     )
 
 
+def oldest_calls(filters: Filters, within: Span, limit: int, found: str = "") -> Query:
+    """Ask for the calls of a span that pass, oldest first: `id, record`; only those `found`, a table of ids."""
+    passing = condition(filters)
+    where = _joined((passing, _within(within)))
+    tables = [f'"{found}"'] if found else []
+    if passing != _TRUE:
+        tables.append(f"log {'USING (id)' if found else 'NOT INDEXED'} {_call(filters)}")
+    tables.append("records USING (id)" if tables else "records")
+    source = " CROSS JOIN ".join(tables)
+    return Query(f"SELECT id, record FROM {source} WHERE {where.sql} ORDER BY id LIMIT ?", (*where.parameters, limit))
+
+
+def commands_named(filters: Filters, most: int) -> Query | None:
+    """Ask for the commands that are asked for by their ids, or `most` of them: `command`; None where none are."""
+    if not names_commands(filters):
+        return None
+    found = _patterns("command_id", filters.command_id.wanted)
+    return Query(f"SELECT command FROM runs WHERE {found.sql} LIMIT ?", (*found.parameters, most))
+
+
+def names_commands(filters: Filters) -> bool:
+    """Tell whether commands are asked for by their ids."""
+    wanted = filters.command_id.wanted
+    return bool(wanted) and not any(map(_is_any, wanted))
+
+
+def knows_beginnings(filters: Filters) -> bool:
+    """Tell whether it is known how the ids of the commands begin that are asked for, so that an index finds them."""
+    return not any("*" in pattern and pattern.startswith("*") for pattern in filters.command_id.wanted)
+
+
 def condition(filters: Filters) -> Query:
-    """Return what a row of `calls` has to fulfil to pass."""
-    return _joined((*_choices(filters), *_times(filters), _text(filters.text)))
+    """Return what a call has to fulfil to pass, but for the span of its id."""
+    return _joined((_kind_condition(filters), *_command_condition(filters), _text(filters)))
 
 
 def narrowest(
@@ -96,12 +239,8 @@ def narrowest(
     """Choose the column by whose index the fewest calls have to be looked at; None where no index helps.
 
     `facets` counts the calls of each value of a column; where none of its values is wanted, nothing can be found.
-    Command ids are not counted: few calls have the same. Where the values wanted have more than `enough` calls, going
-    through all calls from the newest finds a page sooner.
+    Where the values wanted have more than `enough` calls, going through all of them finds what is wanted sooner.
     """
-    command_ids = filters.command_id.wanted
-    if command_ids and not any("*" in item for item in command_ids):
-        return Narrow("command_id", command_ids)
     best, fewest = None, enough + 1
     for column, counts in facets.items():
         wanted = getattr(filters, column).wanted
@@ -166,7 +305,6 @@ def _resource(item: ResourcePattern) -> Iterable[Query]:
 
 
 _CONDITIONS: dict[str, Callable[[str, Iterable[Any]], Query]] = {
-    "command_id": _patterns,
     "user": _patterns,
     "cluster": _patterns,
     "namespace": _patterns,
@@ -192,6 +330,10 @@ _WIDE_MATCH: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
+def _kind_condition(filters: Filters) -> Query:
+    return _joined(_choices(filters))
+
+
 def _choices(filters: Filters) -> Iterable[Query]:
     for column, build in _CONDITIONS.items():
         choice: Choice[Any] = getattr(filters, column)
@@ -204,25 +346,69 @@ def _choices(filters: Filters) -> Iterable[Query]:
             yield Query(f"({found.sql}) IS NOT TRUE", found.parameters)
 
 
-def _times(filters: Filters) -> Iterable[Query]:
-    if filters.since is not None:
-        yield Query("id >= ?", (first_id(filters.since),))
-    if filters.until is not None:
-        yield Query("id < ?", (first_id(filters.until),))
+def _command_condition(filters: Filters) -> Iterable[Query]:
+    choice = filters.command_id
+    if choice.wanted:
+        yield _has_command(choice.wanted)
+    if choice.unwanted:
+        found = _has_command(choice.unwanted)
+        yield Query(f"NOT ({found.sql})", found.parameters)
 
 
-def _text(text: str) -> Query | None:
-    if not text:
-        return None
-    return Query("instr(text, ?) > 0", (text.casefold(),))
+def _has_command(patterns: tuple[str, ...]) -> Query:
+    if any(map(_is_any, patterns)):
+        return Query("command IS NOT NULL")
+    found = _patterns("command_id", patterns)
+    return Query(f"EXISTS (SELECT * FROM runs WHERE runs.command = log.command AND ({found.sql}))", found.parameters)
 
 
-def _source(filters: Filters, narrow: Narrow | None) -> str:
-    # In a CROSS JOIN, SQLite goes through the left table and looks up the right one.
-    calls = f"calls INDEXED BY calls_{narrow.column}" if narrow and narrow.values else "calls NOT INDEXED"
+def _is_any(pattern: str) -> bool:
+    return "*" in pattern and not pattern.strip("*")
+
+
+def _of_call(filters: Filters, *, said: bool) -> Iterable[Query]:
+    """Yield what a call has to fulfil beside its kind, where it is known whether its client says the text."""
+    yield from _command_condition(filters)
+    if not said:
+        yield Query("instr(words.text, ?)", (filters.text.casefold(),))
+
+
+def _of_client(filters: Filters, *, said: bool) -> Iterable[Query]:
+    if filters.text:
+        yield Query(f"client {'' if said else 'NOT '}IN {_SAID}", (filters.text.casefold(),))
+
+
+def _not_said(filters: Filters) -> Query:
+    return Query(f"client NOT IN {_SAID}", (filters.text.casefold(),))
+
+
+def _text(filters: Filters) -> Query | None:
     if not filters.text:
-        return calls
-    return f"{calls} CROSS JOIN texts USING (id)" if narrow else f"texts CROSS JOIN {calls} USING (id)"
+        return None
+    text = filters.text.casefold()
+    return Query("(instr(clients.text, ?) OR instr(words.text, ?))", (text, text))
+
+
+def _call(filters: Filters) -> str:
+    # In a CROSS JOIN, SQLite goes through the left table and looks up the right one.
+    return f"{_KIND} {_TEXTS}" if filters.text else _KIND
+
+
+_AFTER_ALL = 2**63 - 1
+_TRUE = Query("TRUE")
+_LATELY = (
+    "SELECT kind, calls, newest FROM tallies INDEXED BY tallies_newest WHERE newest >= ? AND (newest, kind) < (?, ?)"
+    " ORDER BY newest DESC, kind DESC LIMIT ?"
+)
+_SAID = "(SELECT client FROM clients WHERE instr(text, ?))"
+_KIND = "CROSS JOIN kinds USING (kind)"
+_WORDS = "CROSS JOIN words USING (words)"
+_TEXTS = "CROSS JOIN clients USING (client) LEFT JOIN words USING (words)"
+_LOG_OF_WORDS = f"CROSS JOIN log INDEXED BY log_words ON log.words = words.words {_KIND}"
+
+
+def _within(within: Span) -> Query:
+    return Query("id >= ? AND id < ?", (within.low, within.high))
 
 
 def _by_index(narrow: Narrow | None) -> Query | None:
@@ -238,12 +424,4 @@ def _joined(parts: Iterable[Query | None]) -> Query:
     return Query(
         " AND ".join(part.sql for part in present) or "TRUE",
         tuple(parameter for part in present for parameter in part.parameters),
-    )
-
-
-def _with_records(ids: str, order: str, where: Query, limit: int) -> Query:
-    # The inner question sorts ids only; records are fetched for the page that is left.
-    return Query(
-        f"SELECT id, record FROM records WHERE id IN ({ids}) ORDER BY {order}",
-        (*where.parameters, limit),
     )

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,22 +12,25 @@ import orjson
 from kube_audit_proxy.index import queries
 from kube_audit_proxy.index.commands import Totals
 from kube_audit_proxy.index.filters import Filters
-from kube_audit_proxy.index.schema import FACETED, INDEXED, open_for_reading
+from kube_audit_proxy.index.queries import Query, Span, span
+from kube_audit_proxy.index.schema import open_for_reading
+from kube_audit_proxy.index.search import Search
 
 _PAGE = 1000
-
-# An index is worth using where it leaves one call in so many: reading a call by an index costs that much more than
-# reading it in passing.
-_RARE = 10
+_EXPORT_CACHE = 8192  # KiB
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Call:
-    """A call: its `id` (its place in time), the line of the journal, and that line parsed."""
+    """A call: its `id` (its place in time), and the line of the journal."""
 
     id: int
     line: str
-    record: dict[str, Any]
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """The line, parsed."""
+        return _parsed(self.line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +42,22 @@ class Command:
     place: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Change:
     """A call that came or went on; `number` grows with every change."""
 
     number: int
     line: str
-    record: dict[str, Any]
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """The line, parsed."""
+        return _parsed(self.line)
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    found: dict[str, Any] = orjson.loads(line)
+    return found
 
 
 class Index:
@@ -70,7 +84,14 @@ class Index:
 
     def calls(self, filters: Filters, limit: int, before: int | None = None) -> list[Call]:
         """Return the newest calls that pass, newest first; with `before`, those before the call with this id."""
-        return self._calls(queries.newest_calls(filters, limit, before, self._narrow(filters)))
+        # What is found is as it was when it was found.
+        self._db.execute("BEGIN")
+        try:
+            ids = [found.id for found in islice(Search(self._db, filters).newest(before), limit)]
+            rows = self._db.execute(_RECORDS, (orjson.dumps(ids).decode(),))
+            return [Call(id_, line) for id_, line in rows]
+        finally:
+            self._db.execute("COMMIT")
 
     def calls_of(self, command_id: str, filters: Filters = Filters()) -> list[Call]:  # noqa: B008 - it is frozen
         """Return the calls of a command that pass, oldest first."""
@@ -78,37 +99,40 @@ class Index:
 
     def iterate(self, filters: Filters) -> Iterator[Call]:
         """Yield all calls that pass, oldest first, in constant memory: those there are when it begins."""
-        narrow = self._narrow(filters)
-        last = self._single("SELECT coalesce(max(id), 0) FROM calls")
-        after = -1
-        while page := self._calls(queries.oldest_calls(filters, _PAGE, after, last, narrow)):
-            yield from page
-            after = page[-1].id
+        last = self._single("SELECT coalesce(max(id), 0) FROM log")
+        all_ = span(filters, last + 1)
+        search = Search(self._db, filters)
+        if search.is_common():
+            yield from self._pages(filters, all_)
+            return
+        with search.gathered() as found:
+            yield from self._pages(filters, all_, found)
 
     def count(self, filters: Filters) -> int:
         """Return how many calls pass."""
-        query = queries.number_of_calls(filters, self._narrow(filters))
-        return self._single(query.sql, query.parameters)
+        return Search(self._db, filters).number()
 
     def commands(self, filters: Filters, limit: int, before: int | None = None) -> list[Command]:
         """Return the commands with the newest calls that pass, newest first; `before` is the last one's place.
 
         A limit of 0 is none.
         """
-        places: dict[str, int] = {}
-        for place, command_id in self._commands_of_newest_calls(filters, before, limit):
-            if limit and len(places) == limit and command_id not in places:
-                break
-            places.setdefault(command_id, place)
-        return [command for command_id, place in places.items() if (command := self._command(command_id, place))]
+        places: dict[int, int] = {}
+        for call in Search(self._db, filters, commands=True).newest(before):
+            if call.command is not None:
+                places.setdefault(call.command, call.id)
+                if limit and len(places) == limit:
+                    break
+        found = (self._command("command", number, place) for number, place in places.items())
+        return [command for command in found if command is not None]
 
     def command(self, command_id: str) -> Command | None:
         """Return a command; None if it is unknown."""
-        return self._command(command_id, 0)
+        return self._command("command_id", command_id, 0)
 
     def last_change(self) -> int:
         """Return the number of the latest change, from where `changes` tells what comes next."""
-        return self._single("SELECT coalesce(max(change), 0) FROM calls")
+        return self._single("SELECT coalesce(max(change), 0) FROM log")
 
     def changes(self, filters: Filters, after: int) -> Iterator[Change]:
         """Yield the calls that pass and that came or went on after a change, in that order."""
@@ -116,7 +140,7 @@ class Index:
             query = queries.changed_calls(filters, _PAGE, after)
             page = self._db.execute(query.sql, query.parameters).fetchall()
             for number, line in page:
-                yield Change(number, line, orjson.loads(line))
+                yield Change(number, line)
             if len(page) < _PAGE:
                 return
             after = page[-1][0]
@@ -130,32 +154,24 @@ class Index:
         """Return how many lines of the journal were no records."""
         return self._single("SELECT count(*) FROM problems")
 
-    def _narrow(self, filters: Filters) -> queries.Narrow | None:
-        asked = [column for column in FACETED if getattr(filters, column).wanted]
-        facets = {column: self.facets(column) for column in asked}
-        calls = sum(self.facets("verb").values()) if asked else 0
-        return queries.narrowest(filters, facets, INDEXED, calls // _RARE)
-
-    def _commands_of_newest_calls(self, filters: Filters, before: int | None, limit: int) -> Iterator[tuple[int, str]]:
-        narrow = self._narrow(filters)
-        # Where calls are hard to find, not many more than needed.
-        size = min(2 * limit or _PAGE, _PAGE)
-        while True:
-            query = queries.commands_of_newest_calls(filters, size, before, narrow)
-            page = self._db.execute(query.sql, query.parameters).fetchall()
+    def _pages(self, filters: Filters, within: Span, found: str = "") -> Iterator[Call]:
+        # Nothing that is read here is read again.
+        self._db.execute(f"PRAGMA cache_size = -{_EXPORT_CACHE}")
+        while page := self._calls(queries.oldest_calls(filters, within, _PAGE, found)):
             yield from page
-            if len(page) < size:
-                return
-            before = page[-1][0]
+            within = Span(page[-1].id + 1, within.high)
 
-    def _calls(self, query: queries.Query) -> list[Call]:
+    def _calls(self, query: Query) -> list[Call]:
         rows = self._db.execute(query.sql, query.parameters).fetchall()
-        return [Call(id_, line, orjson.loads(line)) for id_, line in rows]
+        return [Call(id_, line) for id_, line in rows]
 
-    def _command(self, command_id: str, place: int) -> Command | None:
-        row = self._db.execute("SELECT * FROM commands WHERE command_id = ?", (command_id,)).fetchone()
-        return Command(command_id, Totals._make(row[1:]), place) if row else None
+    def _command(self, column: str, value: int | str, place: int) -> Command | None:
+        row = self._db.execute(f"SELECT * FROM runs WHERE {column} = ?", (value,)).fetchone()  # noqa: S608 - a column
+        return Command(row[1], Totals._make(row[2:]), place) if row else None
 
-    def _single(self, sql: str, parameters: tuple[str | int, ...] = ()) -> int:
-        found: int = self._db.execute(sql, parameters).fetchone()[0]
+    def _single(self, sql: str) -> int:
+        found: int = self._db.execute(sql).fetchone()[0]
         return found
+
+
+_RECORDS = "SELECT id, record FROM records WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id DESC"

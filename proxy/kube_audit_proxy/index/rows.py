@@ -1,7 +1,7 @@
-"""From a line of the journal to the rows of a call. Pure."""
+"""From a line of the journal to what the index keeps of a call. Pure."""
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
@@ -16,7 +16,7 @@ class MalformedError(ValueError):
 
 
 class Row(NamedTuple):
-    """What filters look at in a call: the columns of `calls`, in their order, save `id` and `change`."""
+    """What filters look at in a call: the columns of the view `calls`, in their order, save `id` and `change`."""
 
     audit_id: str
     stage: str
@@ -31,17 +31,18 @@ class Row(NamedTuple):
     resource: str | None
     subresource: str | None
     namespace: str | None
-    name: str | None
     status: int | None
     decision: str | None
     outcome: str | None
-    duration_ms: float | None
     command_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class CallLine:
-    """One line about a call. Times are microseconds since 1970: of the call's beginning, and of this stage."""
+class CallLine(NamedTuple):
+    """One line about a call. Times are microseconds since 1970: of the call's beginning, and of this stage.
+
+    What `--text` searches is in two parts, both folded so that case does not matter: `client` is what many calls of a
+    user have in common, `words` is about this call.
+    """
 
     row: Row
     received: int
@@ -49,8 +50,14 @@ class CallLine:
     exit_code: int | None
     command: str | None
     command_source: str | None
-    text: str
+    client: str
+    words: str
     record: str
+
+    @property
+    def text(self) -> str:
+        """All the text that `--text` searches."""
+        return f"{self.client}{SEPARATOR}{self.words}"
 
 
 def parse(line: bytes) -> CallLine | None:
@@ -62,34 +69,47 @@ def parse(line: bytes) -> CallLine | None:
     if not isinstance(record, dict):
         raise MalformedError("not a JSON object")
     kind = record.get("kind")
-    if kind in _ABOUT_NO_CALL:
-        return None
     if kind != "call":
+        if kind in _ABOUT_NO_CALL:
+            return None
         raise MalformedError(f"unknown kind {kind!r}")
-    get = record.get
-    values = [get(field) for field, _, _ in _COLUMNS]
-    for value, (field, expected, needed) in zip(values, _COLUMNS, strict=True):
-        if (needed or value is not None) and not isinstance(value, expected):
-            raise MalformedError(f"{field} is missing or of a wrong type")
-    row = Row._make(values)
+    values = [*map(record.get, _FIELDS)]
+    types = (*map(type, values),)
+    if types not in _SOUND:
+        _check(values)
+        if len(_SOUND) < _MOST_SOUND:
+            _SOUND.add(types)
+    row = Row._make(values[: len(Row._fields)])
     if row.stage not in RANKS:
         raise MalformedError(f"unknown stage {row.stage!r}")
+    command, source, exit_code = values[len(Row._fields) :]
     return CallLine(
-        row=row,
-        received=_time(record, "requestReceivedTimestamp"),
-        reached=_time(record, "stageTimestamp"),
-        exit_code=_optional(record, "exit_code", int),
-        command=_optional(record, "command", str),
-        command_source=_optional(record, "command_source", str),
-        text=searchable(record),
-        record=line.decode(),
+        row,
+        _time(record, "requestReceivedTimestamp"),
+        _time(record, "stageTimestamp"),
+        exit_code,
+        command,
+        source,
+        _client(row.user, command, record.get("userAgent")),
+        _words(record),
+        line.decode(),
     )
 
 
-def searchable(record: dict[str, Any]) -> str:
-    """Return the text that `--text` searches, folded so that case does not matter."""
-    found = [value for field in SEARCHED if isinstance(value := record.get(field), str)]
-    argv = record.get("exec_argv")
+@lru_cache(maxsize=4096)
+def _client(*texts: object) -> str:
+    return SEPARATOR.join(text for text in texts if isinstance(text, str)).casefold()
+
+
+def _words(record: dict[str, Any]) -> str:
+    get = record.get
+    uri, name, message, argv = get("requestURI"), get("name"), get("message"), get("exec_argv")
+    found = [uri] if isinstance(uri, str) else []
+    # Most names stand in the URI as they are; what is found there need not be kept twice.
+    if isinstance(name, str) and not (found and name in found[0]):
+        found.append(name)
+    if isinstance(message, str):
+        found.append(message)
     if isinstance(argv, list):
         found.append(" ".join(map(str, argv)))
     return SEPARATOR.join(found).casefold()
@@ -114,7 +134,6 @@ def first_id(moment: int) -> int:
 
 # Stands between the texts of two fields, so that nothing is found that is in neither.
 SEPARATOR = "\x1f"
-SEARCHED = ("user", "name", "requestURI", "command", "message", "userAgent")
 RANKS: dict[str, int] = {
     Stage.REQUEST_RECEIVED: 0,
     Stage.RESPONSE_STARTED: 1,
@@ -128,24 +147,30 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 _FIELD_OF = {"audit_id": "auditID", "api_group": "group"}
-_TYPES: dict[str, type | tuple[type, ...]] = {"seq": int, "status": int, "duration_ms": (int, float)}
+_TYPES: dict[str, type | tuple[type, ...]] = {"seq": int, "status": int, "exit_code": int}
 _NEEDED = {"audit_id", "stage", "writer", "seq"}
-_COLUMNS = tuple((_FIELD_OF.get(name, name), _TYPES.get(name, str), name in _NEEDED) for name in Row._fields)
+_COLUMNS = tuple(
+    (_FIELD_OF.get(name, name), _TYPES.get(name, str), name in _NEEDED)
+    for name in (*Row._fields, "command", "command_source", "exit_code")
+)
+_FIELDS = tuple(field for field, _, _ in _COLUMNS)
+
+_SOUND: set[tuple[type, ...]] = set()
+"""Types that were found to be those of a record: lines do not differ much in that."""
+_MOST_SOUND = 10_000
+
+
+def _check(values: list[Any]) -> None:
+    for value, (field, expected, needed) in zip(values, _COLUMNS, strict=True):
+        if (needed or value is not None) and not isinstance(value, expected):
+            raise MalformedError(f"{field} is missing or of a wrong type")
 
 
 def _time(record: dict[str, Any], field: str) -> int:
-    text = record.get(field)
     try:
-        moment = (datetime.fromisoformat(text) - _EPOCH) // _MICROSECOND  # type: ignore[arg-type] # see except
-    except (TypeError, ValueError):
+        moment: int = (datetime.fromisoformat(record[field]) - _EPOCH) // _MICROSECOND
+    except (KeyError, TypeError, ValueError):
         raise MalformedError(f"{field} is missing or no time with a zone") from None
     if not 0 <= moment <= _LAST_MOMENT:
         raise MalformedError(f"{field} is out of range")
     return moment
-
-
-def _optional(record: dict[str, Any], field: str, expected: type) -> Any:
-    value = record.get(field)
-    if value is not None and not isinstance(value, expected):
-        raise MalformedError(f"{field} is of a wrong type")
-    return value

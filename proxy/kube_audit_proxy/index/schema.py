@@ -5,10 +5,17 @@ What shapes them: a page of the newest calls has to come fast whatever the filte
 - A call's `id` is its time: microseconds since 1970, times 1,024, plus a number that keeps calls of one microsecond
   apart. SQLite ends every index with the id, so an index over one column is also sorted by time, a range of time is a
   range of ids, and a page starts where the last one ended.
-- `calls` holds only what filters look at, because a filter that no index helps reads all of it. The records
-  themselves and the text to search are in tables of their own.
-- `facets` counts the calls of each value, which tells whether an index is worth using (`queries.narrowest`), or that
-  there is nothing to be found.
+- What filters look at is the same for many calls, so it is kept once, as a *kind* of call: who, where, what and how it
+  ended. There are far fewer kinds than calls. A filter, however many parts it has, is a question about kinds; a call
+  only has the number of its kind, and one index finds the calls of a kind by time. What no kind fulfils is not there.
+- `tallies` has how many calls of each kind there are, and how new they are at most: the newest calls of many kinds are
+  among those of the kinds that had a call last.
+- The text that is searched is in two parts. What is said of a client is kept with the kinds. What is about the call
+  itself, its `words`, is found by the sequences of three characters in it. Words are numbered as they come, so the
+  newest are found first; `word_blocks` tells how new the calls are of all words before a number.
+- `facets` counts the calls of each value, which tells by which column kinds are found best (`queries.narrowest`).
+
+The views are for everybody who wants to look: they show calls as if each were kept by itself.
 """
 
 import sqlite3
@@ -16,20 +23,48 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-VERSION = 1
+VERSION = 2
 FILE_NAME = "index.db"
 
 INDEXED = ("user", "namespace", "resource", "verb", "status", "decision")
 FACETED = (*INDEXED, "cluster", "method", "access_method")
+KIND = (
+    "stage",
+    "cluster",
+    "user",
+    "access_method",
+    "method",
+    "verb",
+    "api_group",
+    "resource",
+    "subresource",
+    "namespace",
+    "status",
+    "decision",
+    "outcome",
+)
+"""What calls of one kind have in common, in this order; that, and what is said of the client."""
 
 _TABLES = """
-CREATE TABLE calls (
+CREATE TABLE log (
   id INTEGER PRIMARY KEY,
   change INTEGER NOT NULL,
+  kind INTEGER NOT NULL,
+  command INTEGER,
+  words INTEGER,
   audit_id TEXT NOT NULL,
-  stage TEXT NOT NULL,
   writer TEXT NOT NULL,
-  seq INTEGER NOT NULL,
+  seq INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX log_change ON log (change);
+CREATE INDEX log_kind ON log (kind);
+CREATE INDEX log_command ON log (command) WHERE command IS NOT NULL;
+CREATE INDEX log_words ON log (words) WHERE words IS NOT NULL;
+CREATE TABLE records (id INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;
+CREATE TABLE kinds (
+  kind INTEGER PRIMARY KEY,
+  client INTEGER NOT NULL,
+  stage TEXT NOT NULL,
   cluster TEXT,
   user TEXT,
   access_method TEXT,
@@ -39,28 +74,32 @@ CREATE TABLE calls (
   resource TEXT,
   subresource TEXT,
   namespace TEXT,
-  name TEXT,
   status INTEGER,
   decision TEXT,
   outcome TEXT,
-  duration_ms REAL,
-  command_id TEXT
+  digest TEXT NOT NULL UNIQUE
 ) STRICT;
-CREATE UNIQUE INDEX calls_change ON calls (change);
-CREATE INDEX calls_command_id ON calls (command_id) WHERE command_id IS NOT NULL;
-CREATE TABLE records (id INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;
-CREATE TABLE texts (id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT;
+CREATE TABLE tallies (kind INTEGER PRIMARY KEY, calls INTEGER NOT NULL, newest INTEGER NOT NULL) STRICT;
+CREATE INDEX tallies_newest ON tallies (newest);
+CREATE TABLE clients (client INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE) STRICT;
+CREATE TABLE words (words INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT;
+CREATE VIRTUAL TABLE trigrams USING fts5 (
+  text, content = '', detail = none, columnsize = 0, tokenize = 'trigram case_sensitive 1'
+);
+CREATE VIRTUAL TABLE trigram_terms USING fts5vocab (trigrams, row);
+CREATE TABLE word_blocks (first INTEGER PRIMARY KEY, newest INTEGER NOT NULL) STRICT;
 CREATE TABLE facets (
   field TEXT NOT NULL,
   value ANY NOT NULL,
   calls INTEGER NOT NULL,
   PRIMARY KEY (field, value)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE commands (
-  command_id TEXT PRIMARY KEY,
+CREATE TABLE runs (
+  command INTEGER PRIMARY KEY,
+  command_id TEXT NOT NULL UNIQUE,
   user TEXT,
   access_method TEXT,
-  command TEXT,
+  command_name TEXT,
   command_source TEXT,
   clusters TEXT NOT NULL,
   first INTEGER NOT NULL,
@@ -70,7 +109,7 @@ CREATE TABLE commands (
   denied INTEGER NOT NULL,
   worst_status INTEGER,
   exit_code INTEGER
-) STRICT, WITHOUT ROWID;
+) STRICT;
 CREATE TABLE cursors (
   writer TEXT PRIMARY KEY,
   segment TEXT NOT NULL,
@@ -85,7 +124,20 @@ CREATE TABLE problems (
   what TEXT NOT NULL,
   PRIMARY KEY (writer, segment, offset)
 ) STRICT, WITHOUT ROWID;
+CREATE VIEW calls AS
+  SELECT id, change, audit_id, stage, writer, seq, cluster, kinds.user, kinds.access_method, method, verb, api_group,
+    resource, subresource, namespace, status, decision, outcome, command_id
+  FROM log CROSS JOIN kinds USING (kind) LEFT JOIN runs USING (command);
+CREATE VIEW texts AS
+  SELECT id, clients.text || char(31) || coalesce(words.text, '') AS text
+  FROM log CROSS JOIN kinds USING (kind) CROSS JOIN clients USING (client) LEFT JOIN words USING (words);
+CREATE VIEW commands AS
+  SELECT command_id, user, access_method, command_name AS command, command_source, clusters, first, last, calls,
+    running, denied, worst_status, exit_code
+  FROM runs;
 """
+
+_NAMES = "SELECT type, name FROM sqlite_schema WHERE sql LIKE ? AND name NOT LIKE 'sqlite%' ORDER BY rowid DESC"
 
 _OPTIONS = """
 PRAGMA journal_mode = WAL;
@@ -175,11 +227,12 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 def clear(db: sqlite3.Connection) -> None:
     """Leave the tables of this version, empty. In the file itself: whoever has it open goes on reading it."""
     with transaction(db):
-        names = db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%'").fetchall()
-        for (name,) in names:
-            db.execute(f'DROP TABLE "{name}"')
-        for statement in _TABLES.split(";"):
+        # What a view or a virtual table is made of goes after it.
+        for form in ("CREATE VIEW%", "CREATE VIRTUAL TABLE%", "CREATE TABLE%"):
+            for type_, name in db.execute(_NAMES, (form,)).fetchall():
+                db.execute(f'DROP {type_} "{name}"')
+        for statement in _TABLES.split(";\n"):
             db.execute(statement)
         for column in INDEXED:
-            db.execute(f"CREATE INDEX calls_{column} ON calls ({column}) WHERE {column} IS NOT NULL")
+            db.execute(f"CREATE INDEX kinds_{column} ON kinds ({column}) WHERE {column} IS NOT NULL")
         db.execute(f"PRAGMA user_version = {VERSION}")

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Self, TypeVar
 
-import orjson
-
 from kube_audit_proxy.export.names import Kind
 from kube_audit_proxy.index.commands import Totals, add
 from kube_audit_proxy.index.filters import Choice, Filters
@@ -218,7 +216,7 @@ def _tells_of_the_end(filters: Filters) -> bool:
 
 
 def _call(line: CallLine) -> Call:
-    return Call(first_id(line.received), line.record, orjson.loads(line.record))
+    return Call(first_id(line.received), line.record)
 
 
 def _place(line: CallLine) -> tuple[int, str, int]:

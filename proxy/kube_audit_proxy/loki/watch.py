@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Iterator
 
-import orjson
-
 from kube_audit_proxy.index.filters import Filters
 from kube_audit_proxy.index.reader import Change
 from kube_audit_proxy.index.rows import CallLine, ended
@@ -49,7 +47,7 @@ class LokiWatch:
         start = oldest if thorough else max(oldest, self._newest - _AGAIN)
         for line in self._unseen(start):
             self._note(line)
-            yield Change(line.reached, line.record, orjson.loads(line.record))
+            yield Change(line.reached, line.record)
         if thorough:
             self._seen = {call: moment for call, moment in self._seen.items() if moment >= oldest}
 
