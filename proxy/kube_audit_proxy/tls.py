@@ -51,11 +51,17 @@ def ensure_certificates(directory: Path, hosts: Iterable[str]) -> Certificates:
     return paths
 
 
-_NOT_TLS = (
-    b"HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
-    b"this proxy speaks TLS only: write https:// where http:// stands\n"
+_SENTENCE = b"this proxy speaks TLS only: write https:// where http:// stands\n"
+_NOT_TLS = b"\r\n".join(
+    (
+        b"HTTP/1.1 403 Forbidden",  # of other codes kubectl does not tell people the words
+        b"Content-Type: text/plain",
+        b"Content-Length: %d" % len(_SENTENCE),
+        b"Connection: close",
+        b"",
+        _SENTENCE,
+    )
 )
-"""A 403 in plain text, as of other refusals: kubectl tells people its words, and does not try again."""
 
 
 class _Handshake(ssl.SSLObject):

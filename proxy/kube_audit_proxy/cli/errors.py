@@ -9,6 +9,8 @@ from typing import IO, Any
 
 import click
 
+from kube_audit_proxy.cli.text import visible
+
 TROUBLE, USAGE = 1, 2
 CLOSED_PIPE, INTERRUPTED = 128 + 13, 128 + 2  # as shells report SIGPIPE and SIGINT
 
@@ -23,7 +25,8 @@ class CliError(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the error and the hint."""
-        click.echo(f"error: {self.message}", file=file, err=True)
+        message = "\n".join(map(visible, self.message.split("\n")))  # it may quote a file, or another program
+        click.echo(f"error: {message}", file=file, err=True)
         if self.hint:
             click.echo(f"hint: {self.hint}", file=file, err=True)
 

@@ -108,7 +108,7 @@ def _dead_letters(data_dir: Path) -> None:
         total = sum(found.count_dead_letters().values())
     for letter in letters:
         when = datetime.fromtimestamp(letter.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        click.echo(f"{when}  {letter.signal}  {letter.writer} line {letter.seq}: {visible(letter.reason)}")
+        click.echo(visible(f"{when}  {letter.signal}  {letter.writer} line {letter.seq}: {letter.reason}"))
         click.echo(f"    {visible(letter.record[:200].decode('utf-8', 'replace'))}")
     note(f"{len(letters):,} of {total:,} dead letters; their records are in the journal as all others are.")
 

@@ -10,6 +10,7 @@ from rich.progress import Progress
 
 from kube_audit_proxy.cli.errors import TROUBLE, CliError
 from kube_audit_proxy.cli.options import data_dir_option
+from kube_audit_proxy.cli.text import visible
 from kube_audit_proxy.index.indexer import heads
 from kube_audit_proxy.index.schema import FILE_NAME, NoIndex, open_for_reading
 from kube_audit_proxy.journal.reader import segments, writers
@@ -43,7 +44,8 @@ def verify(*, data_dir: Path) -> None:
         heads_seen = _known_heads(data_dir / FILE_NAME)
         reports = list(verify_journal(journal, heads_seen, lambda read: progress.advance(task, read)))
     for report in reports:
-        click.echo(_line(report))
+        line = visible(_line(report))  # a journal that was tampered with may say anything
+        click.echo(click.style(line, fg="red") if report.finding else line)
     if any(report.finding for report in reports):
         sys.exit(TROUBLE)
 
@@ -65,7 +67,7 @@ def _known_heads(index: Path) -> dict[str, tuple[int, str]]:
 
 def _line(report: Report) -> str:
     if report.finding is not None:
-        return click.style(f"{report.writer}: BROKEN: {report.finding}", fg="red")
+        return f"{report.writer}: BROKEN: {report.finding}"
     remarks = "".join(f"; {remark}" for remark in report.remarks)
     running = f", {report.open_calls} of them running" if report.open_calls else ""
     lines, files, calls = (

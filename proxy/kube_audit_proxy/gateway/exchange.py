@@ -499,7 +499,7 @@ class Gateway:
         framing = b"Connection: Upgrade\r\nUpgrade: %b\r\n" % (response.header(b"upgrade") or upgrade).encode()
         head = client_head(101, response.phrase, response.headers, framing, foreign=_is_foreign(call))
         try:
-            await connection.tunnel(head, watching)
+            await connection.tunnel(head, watching, framed=_is_framed(upgrade, admitted.info))
         except (ClientGoneError, UpstreamError):
             # Who hangs up first after the end has been told, and how, is chance.
             if watching is None or not watching.ended:
@@ -542,6 +542,11 @@ async def _wait_for(clients: Iterable[ClientConnection], seconds: float) -> None
         await asyncio.wait(tasks, timeout=seconds)
     else:
         await asyncio.sleep(seconds)
+
+
+def _is_framed(upgrade: str, info: RequestInfo) -> bool:
+    """Whether a stream goes to its client frame by frame: a websocket, save those that carry SPDY in scraps."""
+    return upgrade == "websocket" and info.subresource != "portforward"
 
 
 def _is_foreign(call: Call) -> bool:

@@ -23,6 +23,7 @@ from kube_audit_proxy.gateway.errors import (
 from kube_audit_proxy.gateway.headers import RawHeaders
 from kube_audit_proxy.kube import status
 from kube_audit_proxy.kube.channels import StreamObserver
+from kube_audit_proxy.kube.channels.frames import FrameCutter
 
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)")
 _CAPTURE = 16 << 10
@@ -93,6 +94,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._chunk_out = False
         self._writable = True
         self.observer: StreamObserver | None = None
+        self._frames: FrameCutter | None = None
         self.transport = cast("asyncio.Transport", None)
         self.served = 0
         self.idle_since = 0.0
@@ -238,7 +240,9 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             return
         client, observer = cast("ClientConnection", self._client), self.observer
         if not client.lost:
-            client.transport.write(data)
+            # A write is a TLS record.
+            for piece in self._frames.cut(data) if self._frames is not None else (data,):
+                client.transport.write(piece)
         if observer is not None and observer.wants_server:
             observer.server_data(data)
 
@@ -374,18 +378,22 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         if self._error is not None:
             raise self._error
 
-    async def tunnel(self, head: bytes, observer: StreamObserver | None) -> None:
-        """Send the 101, then splice both directions, byte for byte, until either side ends."""
+    async def tunnel(self, head: bytes, observer: StreamObserver | None, *, framed: bool) -> None:
+        """Send the 101, then splice both directions, byte for byte, until either side ends.
+
+        `framed`: the stream is a websocket, whose frames the client gets one by one.
+        """
         client, request = cast("ClientConnection", self._client), cast("Request", self._request)
         early_client, early_server = b"".join(request.early), b"".join(self._held)
         request.early.clear()
         self._held = []
         self._forwarding = True
         self.observer = observer
+        self._frames = FrameCutter() if framed else None
         if not client.lost:
-            client.transport.write(head + early_server)
-        if observer is not None and early_server:
-            observer.server_data(early_server)
+            client.transport.write(head)
+        self.response_bytes -= len(early_server)  # counted as it came
+        self._stream_received(early_server)
         if early_client:
             self.client_stream(early_client)
         if self._writable:

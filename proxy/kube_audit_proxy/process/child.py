@@ -14,6 +14,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from kube_audit_proxy.cli.text import visible
+
 READY = b"ready\n"
 DRAINING = b"draining\n"
 
@@ -42,7 +44,16 @@ def _say(word: bytes) -> None:
 
 def set_up_logging(name: str) -> None:
     """Log to standard error, with the process's name."""
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {name} %(levelname)s %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine(f"%(asctime)s {name} %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+class _OneLine(logging.Formatter):
+    """Writes a message on one line: what others have put into it may not act on the terminal of who reads it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return visible(super().formatMessage(record))
 
 
 async def until_told_to_stop() -> None:
