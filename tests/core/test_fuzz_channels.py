@@ -71,9 +71,8 @@ def _data(stream: int, payload: bytes, flags: int = 0) -> bytes:
 
 
 _ERROR_STREAM = _Deflater().opened(1, streamtype="error")
-_PORTS = (lambda made: made.opened(1, streamtype="data", port="80") + made.opened(3, streamtype="data", port="81"))(
-    _Deflater()
-)
+_FORWARDER = _Deflater()
+_PORTS = _FORWARDER.opened(1, streamtype="data", port="80") + _FORWARDER.opened(3, streamtype="data", port="81")
 _PARTS = st.sampled_from((
     _frame(0x82, b"\x03" + _STATUS), _frame(0x02, b"\x03" + _STATUS[:40]), _frame(0x80, _STATUS[40:]), _frame(0x82,
     b""),

@@ -1,4 +1,4 @@
-"""Targets, queries, selectors, command lines and answers of any kind: read without a fault, and without a secret left."""
+"""Targets, queries, selectors, command lines and answers of any kind: read without a fault, or a secret left."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _keys(draw: st.DrawFn) -> str:
     st.integers(0, 4),
 )
 def test_a_secret_in_a_query_never_survives(pairs: list[str], key: str, around: str, at: int) -> None:
-    """The value of a key that is called like a secret is gone, however the key is written and whatever stands around."""
+    """The value of a key that is called like a secret is gone, however it is written and whatever is around."""
     secret = f"{around if around.endswith(';') else ''}{key}={_TOKEN}{around}"
     target = "/api/v1/pods?" + "&".join([*pairs[:at], secret, *pairs[at:]])
     shown = redact_query(target)
@@ -168,14 +168,14 @@ def test_the_argument_after_a_telling_option_never_survives(option: str) -> None
 @given(st.text(), st.text(), st.sampled_from(("", "websocket", "SPDY/3.1")))
 def test_what_a_client_says_of_itself_has_a_record(user_agent: str, command: str, upgrade: str) -> None:
     """Any User-Agent and Kubectl-Command that can arrive can be recorded, in bounded length."""
-    arrived = [text.encode("utf-8", "replace").decode() for text in (user_agent, command)]
-    known = json.loads(b"{%b}" % describe_client(*arrived, upgrade))
-    assert known.get("userAgent", "") == truncate_user_agent(arrived[0])
-    assert known.get("command", "") == kubectl_command(arrived[1])
+    agent, command = (text.encode("utf-8", "replace").decode() for text in (user_agent, command))
+    known = json.loads(b"{%b}" % describe_client(agent, command, upgrade))
+    assert known.get("userAgent", "") == truncate_user_agent(agent)
+    assert known.get("command", "") == kubectl_command(command)
     assert known.get("command", "").isprintable()
-    assert len(truncate_user_agent(arrived[0] * 2000)) <= 1024 + len("...TRUNCATED")
-    assert len(kubectl_command(arrived[1] * 2000)) <= 256
-    assert kubectl_session(arrived[1]) is None or len(arrived[1]) == 36
+    assert len(truncate_user_agent(agent * 2000)) <= 1024 + len("...TRUNCATED")
+    assert len(kubectl_command(command * 2000)) <= 256
+    assert kubectl_session(command) is None or len(command) == 36
 
 
 @settings(max_examples=300)

@@ -58,9 +58,9 @@ def test_any_records_are_a_chain_of_lines(records: list[dict[str, object]], writ
 
 
 @settings(max_examples=300)
-@given(_TEXT, _TEXT, st.text(), st.text(), _TEXT, st.lists(st.integers(1, 65535), max_size=3))
+@given(_TEXT, _TEXT, st.text(), st.text(), st.lists(st.integers(1, 65535), max_size=3))
 def test_the_end_of_any_call_can_be_written(
-    user: str, target: str, reason: str, message: str, subprotocol: str, ports: list[int]
+    user: str, target: str, reason: str, message: str, ports: list[int]
 ) -> None:
     """Start and end of a call are JSON whatever user, target and failure say, halves of characters included."""
     record = CallRecord("5d2f2d0a-3f0e-4d65-9a3c-0f5f6b1c2d3e", _RECEIVED)
@@ -73,7 +73,7 @@ def test_the_end_of_any_call_can_be_written(
         duration_ms=1.5,
         reason=reason,
         message=message,
-        subprotocol=subprotocol,
+        subprotocol=target,
         ports=tuple(ports),
     )
     first, last = (json.loads(b"{%b}" % line) for line in (record.start(), record.end(_RECEIVED, end)))

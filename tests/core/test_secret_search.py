@@ -26,7 +26,7 @@ KEY = "".join(reversed("MHcCAQEEIEx8xVq4cqWn6yqUuV9pZQm2i7e3Jp0dYy1fT8bKc2"))
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Give a folder with the files that are meant to hold credentials; not one that the search of the run looks into."""
+    """Give a folder with the files that may hold credentials; the search of the run itself does not look into it."""
     with TemporaryDirectory() as name:
         made = Path(name)
         (made / "data").mkdir()

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
+import uuid
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
-from support.proxies import wait_until
+from support.proxies import Proxy, proxy, wait_until
 from support.raw import Answer, Raw
+from support.scripted import Asked, Connection, Scripted
+from support.secrets import say
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kube_audit_proxy.demo.cluster import DemoCluster
-    from support.proxies import Proxy
 
 pytestmark = pytest.mark.servers
 
@@ -23,8 +30,10 @@ _POST = f"POST /clusters/demo{_MAPS}?dryRun=All HTTP/1.1"
 _SMUGGLED = b"GET /clusters/demo/api/v1/namespaces/smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-def _seen_upstream(demo: DemoCluster) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in demo.audit_log.read_text("utf-8").splitlines()]
+def _seen_upstream(demo: DemoCluster, wanted: str) -> list[dict[str, Any]]:
+    """The API server's own records that name `wanted`: an audit id, or a User-Agent."""
+    with demo.audit_log.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines if f'"{wanted}"' in line]
 
 
 def _check_refused(demo: DemoCluster, fronted: Proxy, answer: Answer) -> dict[str, Any]:
@@ -34,7 +43,7 @@ def _check_refused(demo: DemoCluster, fronted: Proxy, answer: Answer) -> dict[st
     decision = "deny" if answer.code in {401, 403} else "error"
     assert (record["outcome"], record["decided_by"], record["decision"]) == ("refused", "proxy", decision)
     assert record["status"] == answer.code
-    assert not [event for event in _seen_upstream(demo) if event["auditID"] == answer.audit_id]
+    assert not _seen_upstream(demo, answer.audit_id)
     return record
 
 
@@ -72,6 +81,14 @@ _UPGRADE = b"POST\r\nOURS\r\nConnection: Upgrade\r\nUpgrade: "
         "TE with a control character": b"POST\r\nOURS\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
         "TE empty, and CL": b"POST\r\nOURS\r\nTransfer-Encoding:\r\nContent-Length: 4\r\n\r\n0\r\n\r\n",
         "TE and a blank before its colon": b"POST\r\nOURS\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        "TE with a tab behind": b"POST\r\nOURS\r\nTransfer-Encoding: chunked\t\r\n\r\n0\r\n\r\n",
+        "TE with a byte behind": b"POST\r\nOURS\r\nTransfer-Encoding: chunked\xff\r\n\r\n0\r\n\r\n",
+        "TE with a parameter": b"POST\r\nOURS\r\nTransfer-Encoding: chunked;q=1\r\n\r\n0\r\n\r\n",
+        "TE in quotes": b'POST\r\nOURS\r\nTransfer-Encoding: "chunked"\r\n\r\n0\r\n\r\n',
+        "TE identity": b"POST\r\nOURS\r\nTransfer-Encoding: identity\r\n\r\n",
+        "TE list, other last": b"POST\r\nOURS\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        "TE list with nothing first": b"POST\r\nOURS\r\nTransfer-Encoding: ,chunked\r\n\r\n0\r\n\r\n",
+        "TE over two lines": b"POST\r\nOURS\r\nTransfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
         "TE in HTTP/1.0": b"GET /clusters/demo/version HTTP/1.0\r\nOURS\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "two CL, different": b"POST\r\nOURS\r\nContent-Length: 0\r\nContent-Length: 4\r\n\r\nabcd",
         "two CL, the same": b"POST\r\nOURS\r\nContent-Length: 4\r\nContent-Length: 4\r\n\r\nabcd",
@@ -81,6 +98,16 @@ _UPGRADE = b"POST\r\nOURS\r\nConnection: Upgrade\r\nUpgrade: "
         "CL hexadecimal": b"POST\r\nOURS\r\nContent-Length: 0x4\r\n\r\nabcd",
         "CL empty": b"POST\r\nOURS\r\nContent-Length:\r\n\r\nabcd",
         "CL too large": b"POST\r\nOURS\r\nContent-Length: 99999999999999999999999\r\n\r\nabcd",
+        "two CL, the same, apart": b"POST\r\nContent-Length: 4\r\nOURS\r\ncontent-length: 4\r\n\r\nabcd",
+        "CL with a blank in it": b"POST\r\nOURS\r\nContent-Length: 4 4\r\n\r\nabcd",
+        "CL with a comma": b"POST\r\nOURS\r\nContent-Length: 4,\r\n\r\nabcd",
+        "CL with a fraction": b"POST\r\nOURS\r\nContent-Length: 4.0\r\n\r\nabcd",
+        "CL with an underscore": b"POST\r\nOURS\r\nContent-Length: 1_0\r\n\r\nabcd",
+        "CL with a NUL": b"POST\r\nOURS\r\nContent-Length: 4\0\r\n\r\nabcd",
+        "CL in other digits": "POST\r\nOURS\r\nContent-Length: \u0664\r\n\r\nabcd".encode(),
+        "CL and a blank before its colon": b"POST\r\nOURS\r\nContent-Length : 4\r\n\r\nabcd",
+        "CL and a tab before its colon": b"POST\r\nOURS\r\nContent-Length\t: 4\r\n\r\nabcd",
+        "CL on the first line": b"POST\r\n Content-Length: 4\r\nOURS\r\n\r\nabcd",
         "obs-fold": b"POST\r\nOURS\r\nX-Long: a\r\n b\r\nContent-Length: 0\r\n\r\n",
         "obs-fold at once": b"POST\r\n OURS\r\n\r\n",
         "bare LF after the request line": b"POST\nOURS\r\n\r\n",
@@ -90,6 +117,13 @@ _UPGRADE = b"POST\r\nOURS\r\nConnection: Upgrade\r\nUpgrade: "
         "NUL in a header": b"POST\r\nOURS\r\nX: a\0b\r\n\r\n",
         "NUL in a name": b"POST\r\nOURS\r\nX\0Y: a\r\n\r\n",
         "blank in a name": b"POST\r\nOURS\r\nX Y: a\r\n\r\n",
+        "control character in a name": b"POST\r\nOURS\r\nX\x01Y: a\r\n\r\n",
+        "escape in a value": b"POST\r\nOURS\r\nX: \x1b[31m\r\n\r\n",
+        "DEL in a value": b"POST\r\nOURS\r\nX: \x7f\r\n\r\n",
+        "name not ASCII": "POST\r\nOURS\r\n\u0406mpersonate-User: system:admin\r\n\r\n".encode(),
+        "name in wide letters": "POST\r\nOURS\r\n\uff29mpersonate-User: system:admin\r\n\r\n".encode(),
+        "name with an accent": b"POST\r\nOURS\r\n\xccmpersonate-User: system:admin\r\n\r\n",
+        "name with a mark in it": "POST\r\nOURS\r\nImpersonate\u200b-User: system:admin\r\n\r\n".encode(),
         "no name": b"POST\r\nOURS\r\n: a\r\n\r\n",
         "no colon": b"POST\r\nOURS\r\nX\r\n\r\n",
         "chunk size overflow": b"POST\r\nOURS\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\nabcd",
@@ -99,6 +133,28 @@ _UPGRADE = b"POST\r\nOURS\r\nConnection: Upgrade\r\nUpgrade: "
         "chunk size and a blank": b"POST\r\nOURS\r\nTransfer-Encoding: chunked\r\n\r\n4 \r\nabcd\r\n0\r\n\r\n",
         "chunk with bare LF": b"POST\r\nOURS\r\nTransfer-Encoding: chunked\r\n\r\n4\nabcd\n0\n\n",
         "chunk longer than it says": b"POST\r\nOURS\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n",
+        "chunk without its end": b"POST\r\nOURS\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd0\r\n\r\n",
+        "chunk size empty": b"POST\r\nOURS\r\nTransfer-Encoding: chunked\r\n\r\n\r\nabcd\r\n0\r\n\r\n",
+        "chunk size with an underscore": _CHUNKED + b"\r\n1_0\r\nabcd\r\n0\r\n\r\n",
+        "chunk extension with bare LF": _CHUNKED + b"\r\n4;a\nabcd\r\n0\r\n\r\n",
+        "chunk extension with bare CR": _CHUNKED + b"\r\n4;a\rb\r\nabcd\r\n0\r\n\r\n",
+        "chunk extension with a NUL": _CHUNKED + b"\r\n4;a\0b\r\nabcd\r\n0\r\n\r\n",
+        "chunk extension with an open quote": _CHUNKED + b'\r\n4;a="b\r\nabcd\r\n0\r\n\r\n',
+        "chunk extension after a blank": _CHUNKED + b"\r\n4 ;a\r\nabcd\r\n0\r\n\r\n",
+        "last chunk with bare LF": _CHUNKED + b"\r\n4\r\nabcd\r\n0\r\n\n",
+        "trailer with CL": _CHUNKED + b"\r\n4\r\nabcd\r\n0\r\nContent-Length: 50\r\n\r\n",
+        "trailer with TE": _CHUNKED + b"\r\n4\r\nabcd\r\n0\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "trailer with obs-fold": _CHUNKED + b"\r\n4\r\nabcd\r\n0\r\nX: a\r\n b\r\n\r\n",
+        "trailer that is no header": _CHUNKED + b"\r\n4\r\nabcd\r\n0\r\nGET / HTTP/1.1\r\n\r\n",
+        "tab after the method": b"GET\t/clusters/demo/version HTTP/1.1\r\nOURS\r\n\r\n",
+        "blank before the method": b" GET /clusters/demo/version HTTP/1.1\r\nOURS\r\n\r\n",
+        "blank after the version": b"GET /clusters/demo/version HTTP/1.1 \r\nOURS\r\n\r\n",
+        "word after the version": b"GET /clusters/demo/version HTTP/1.1 x\r\nOURS\r\n\r\n",
+        "version in small letters": b"GET /clusters/demo/version http/1.1\r\nOURS\r\n\r\n",
+        "HTTP/01.1": b"GET /clusters/demo/version HTTP/01.1\r\nOURS\r\n\r\n",
+        "HTTP/1.10": b"GET /clusters/demo/version HTTP/1.10\r\nOURS\r\n\r\n",
+        "target without a slash": b"GET clusters/demo/version HTTP/1.1\r\nOURS\r\n\r\n",
+        "no target": b"GET  HTTP/1.1\r\nOURS\r\n\r\n",
         "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         "HTTP/2.0": b"GET /clusters/demo/version HTTP/2.0\r\nOURS\r\n\r\n",
         "HTTP/1.2": b"GET /clusters/demo/version HTTP/1.2\r\nOURS\r\n\r\n",
@@ -177,6 +233,20 @@ def test_malformed_after_good_is_refused_in_its_turn(demo: DemoCluster, fronted:
         ("GET /clusters/DEMO/version", 403, "'DEMO'"),
         ("GET /clusters/demo%2fx/version", 403, "'demo%2fx'"),
         ("GET /clusters/..", 403, "'..'"),
+        ("GET /clusters/other/../demo/version", 400, "segment . or .."),
+        ("GET /clusters/demo/api/v1/pods/%2E./x", 400, "segment . or .."),
+        ("GET /clusters/demo;x/version", 403, "'demo;x'"),
+        ("GET /clusters/demo%00/version", 403, "'demo%00'"),
+        ("GET /clusters/%64emo/version", 403, "'%64emo'"),
+        ("GET /clusters/demo./version", 403, "'demo.'"),
+        ("GET /clusters/demo\\..\\x/version", 403, "'demo"),
+        ("GET /clusters/demo#/version", 403, "'demo#'"),
+        ("GET //other/clusters/demo/version", 400, "empty segment"),
+        ("GET /clusters/demo/api/v1//pods", 400, "empty segment"),
+        ("GET //", 400, "empty segment"),
+        ("GET /%63lusters/demo/version", 403, "--raw"),
+        ("GET /clusters%2fdemo/version", 400, "encoded slash"),
+        ("GET /CLUSTERS/demo/version", 403, "--raw"),
     ],
 )
 def test_targets_and_methods_that_are_not_served(
@@ -207,6 +277,11 @@ def test_targets_and_methods_that_are_not_served(
         (["Host: a", "Connection: Impersonate-User"], "Connection header"),
         (["Host: a", "Connection: keep-alive, authorization"], "Connection header"),
         (["Host: a", "Connection: close", "Connection: X-Anything"], "Connection header"),
+        (["Host: a", "Connection: Audit-ID"], "Connection header"),
+        (["Host: a", "Connection: traceparent, close"], "Connection header"),
+        (["Host: a", "Connection: X-Forwarded-For"], "Connection header"),
+        (["Host: a", "Connection: Impersonate_Group"], "Connection header"),
+        (["Host: a", "Connection: Host, Content-Length, Transfer-Encoding"], "Connection header"),
     ],
     ids=lambda case: ", ".join(case) if isinstance(case, list) else "",
 )
@@ -263,10 +338,7 @@ def test_impersonation_in_a_trailer_stays_behind(demo: DemoCluster, fronted: Pro
         raw.send(head + b"%x\r\n%b\r\n0\r\nImpersonate-User: system:admin\r\n\r\n" % (len(body), body))
         answer = raw.answer()
         assert answer.code == 201
-    events = wait_until(
-        lambda: [event for event in _seen_upstream(demo) if event["auditID"] == answer.audit_id],
-        "the API server's record",
-    )
+    events = wait_until(lambda: _seen_upstream(demo, answer.audit_id), "the API server's record")
     assert not [event for event in events if "impersonatedUser" in event]
 
 
@@ -364,3 +436,223 @@ def test_a_refused_body_is_not_read_for_ever(demo: DemoCluster, fronted: Proxy, 
         assert raw.ended()
     record = _check_refused(demo, fronted, answer)
     assert ("user" in record) is known
+
+
+_MAP = json.dumps(
+    {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "hostile"}, "data": {"a": "b"}}
+).encode()
+_SIZE = b"%x" % len(_MAP)
+_JSON = b"POST\r\nOURS\r\nAGENT\r\nContent-Type: application/json\r\n"
+_IN_CHUNKS = _JSON + b"Transfer-Encoding: chunked\r\n\r\n"
+_LONG = _JSON + b"Content-Length: %d\r\n" % len(_MAP)
+
+
+@pytest.mark.parametrize(
+    "text",
+    {
+        "plain": _LONG + b"\r\n" + _MAP,
+        "empty lines before": b"\r\n\r\n" + _LONG + b"\r\n" + _MAP,
+        "CL with blanks around and zeros": _JSON + b"Content-Length: \t 00%d \t\r\n\r\n" % len(_MAP) + _MAP,
+        "CL and an underscore beside it": _LONG + b"Content_Length: 1\r\n\r\n" + _MAP,
+        "CL and TE with an underscore": _LONG + b"Transfer_Encoding: chunked\r\n\r\n" + _MAP,
+        "one chunk": _IN_CHUNKS + _SIZE + b"\r\n" + _MAP + b"\r\n0\r\n\r\n",
+        "TE in capitals, after a tab": _IN_CHUNKS.replace(b" chunked", b"\tCHUNKED ")
+        + _SIZE + b"\r\n" + _MAP + b"\r\n0\r\n\r\n",
+        "a chunk a byte": _IN_CHUNKS + b"".join(b"1\r\n%c\r\n" % byte for byte in _MAP) + b"0\r\n\r\n",
+        "chunk size with zeros": _IN_CHUNKS + b"0" * 40 + _SIZE.upper() + b"\r\n" + _MAP + b"\r\n000\r\n\r\n",
+        "chunk extension": _IN_CHUNKS + _SIZE + b";a=b;c\r\n" + _MAP + b"\r\n0;d\r\n\r\n",
+        "chunk extension in quotes": _IN_CHUNKS + _SIZE + b';a="b;c \\" 0"\r\n' + _MAP + b"\r\n0\r\n\r\n",
+        "trailers": _IN_CHUNKS + _SIZE + b"\r\n" + _MAP + b"\r\n0\r\nHost: other\r\nAuthorization: Bearer other\r\n"
+        b"Upgrade: websocket\r\nAudit-ID: other\r\nX-Remote-User: other\r\n\r\n",
+    }.items(),
+    ids=lambda case: case[0],
+)  # fmt: skip
+def test_odd_requests_arrive_as_what_they_are(demo: DemoCluster, fronted: Proxy, text: tuple[str, bytes]) -> None:
+    """What is odd and yet has one meaning arrives with its whole body, as one call, and so does what follows it."""
+    agent = f"hostile-{uuid.uuid4()}"
+    with Raw(fronted) as raw:
+        first = _wire(raw, text[1]).replace(b"AGENT", b"User-Agent: " + agent.encode(), 1)
+        raw.send(first + raw.head(f"GET /clusters/demo{_MAPS}?limit=1", f"User-Agent: {agent}"))
+        made, listed = raw.answer("POST"), raw.answer()
+        assert (made.code, made.closes, made.json()["data"]) == (201, False, {"a": "b"})
+        assert (listed.code, listed.json()["kind"]) == (200, "ConfigMapList")
+    ours = fronted.ended(lambda call: call.get("userAgent") == agent, count=2)
+    assert [call["auditID"] for call in ours] == [made.audit_id, listed.audit_id]
+    assert ours[0]["request_bytes"] == len(_MAP)
+    theirs = {event["auditID"]: (event["verb"], event["requestURI"]) for event in _seen_upstream(demo, agent)}
+    assert theirs == {call["auditID"]: (call["verb"], call["requestURI"]) for call in ours}
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"zz\r\n",
+        b"2\r\n}}}\r\n0\r\n\r\n",
+        b"0\r\nContent-Length: 4\r\n\r\n",
+        b"0\r\nX Y\r\n\r\n",
+        b"0\n\n",
+        b"1;a\0\r\n}\r\n0\r\n\r\n",
+    ],
+    ids=["chunk size", "chunk length", "trailer CL", "trailer", "bare LF", "chunk extension"],
+)
+def test_a_body_that_turns_out_wrong_is_not_acted_on(demo: DemoCluster, fronted: Proxy, rest: bytes) -> None:
+    """A create whose body is malformed after it has begun to go upstream is a 400, and creates nothing."""
+    name = f"hostile-{uuid.uuid4()}"
+    body = _MAP.replace(b"hostile", name.encode())
+    with Raw(fronted) as raw:
+        head = raw.head(f"POST /clusters/demo{_MAPS}", "Content-Type: application/json", "Transfer-Encoding: chunked")
+        raw.send(head.replace(b"\r\n", f"\r\nUser-Agent: {name}\r\n".encode(), 1) + b"%x\r\n%b\r\n" % (len(body), body))
+        wait_until(lambda: _seen_upstream(demo, name), "the call to have begun upstream")
+        raw.send(rest + _SMUGGLED)
+        answer = raw.answer("POST")
+        assert (answer.code, answer.closes) == (400, True)
+        assert raw.ended()
+        record = fronted.ended(lambda call: call.get("userAgent") == name)[0]
+        assert (record["auditID"], record["status"], record["outcome"]) == (answer.audit_id, 400, "refused")
+    assert {event["auditID"] for event in _seen_upstream(demo, name)} == {answer.audit_id}
+    with Raw(fronted) as raw:
+        assert raw.ask(f"GET /clusters/demo{_MAPS}/{name}").code == 404
+    assert "smuggled" not in demo.audit_log.read_text("utf-8")
+
+
+def test_what_follows_a_trailer_that_closes_is_nobodys(demo: DemoCluster, fronted: Proxy) -> None:
+    """A request after one whose trailer ends the connection is refused, and not recorded as one of the cluster's."""
+    with Raw(fronted) as raw:
+        first = _wire(raw, _IN_CHUNKS + _SIZE + b"\r\n" + _MAP + b"\r\n0\r\nConnection: close\r\n\r\n")
+        raw.send(first.replace(b"AGENT", b"X: y", 1) + _SMUGGLED)
+        assert raw.answer("POST").code == 201
+        answer = raw.answer()
+        assert (answer.code, answer.closes) == (400, True)
+    assert "cluster" not in _check_refused(demo, fronted, answer)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "api/v1/namespaces/default/configmaps/..;", "api/v1/namespaces/default/configmaps/a;b=c",
+        "api/v1/namespaces/DEFAULT/pods",
+        "api/v1/namespaces/default/configmaps/%252f..%252f", "api/v1/namespaces/default/configmaps/%C0%AE%C0%AE",
+        "api/v1/namespaces/default/configmaps/caf%C3%A9", "api/v1/namespaces/default/configmaps/cafe%CC%81",
+        "API/v1/pods",
+        "api/v1/namespaces/default/configmaps?x=/../..&y=%2f%00", "api/v1/namespaces/default/configmaps/...",
+        "version/*",
+        "api/v1/namespaces/default/configmaps/%E2%80%AEtxt", "api/v1/namespaces/default/configmaps/%EF%BC%8F",
+    ],
+)  # fmt: skip
+def test_odd_targets_pass_byte_by_byte(demo: DemoCluster, fronted: Proxy, rest: str) -> None:
+    """A target that is odd and yet has one meaning is not made any prettier: both trails have its bytes."""
+    with Raw(fronted) as raw:
+        answer = raw.ask(f"GET /clusters/demo/{rest}")
+    record = fronted.ended(lambda call: call["auditID"] == answer.audit_id)[0]
+    theirs = {event["requestURI"] for event in _seen_upstream(demo, answer.audit_id)}
+    assert ({record["requestURI"]}, theirs) == ({f"/{rest}"}, {f"/{rest}"})
+    assert record["decided_by"] == "apiserver"
+
+
+# What a client says of who it is, and from where.
+
+_FORGED = say(f"forged-{uuid.uuid4()}")
+_CLAIMS = (
+    "X-Remote-User: FORGED", "x-remote-group: FORGED", "X-REMOTE-EXTRA-SCOPES: FORGED", "X_Remote_User: FORGED",
+    "X-Remote-Uid: FORGED", "X-Remote-Group: system:masters, FORGED", "Audit-ID: FORGED", "audit_id: FORGED",
+    "X-Forwarded-For: 198.51.100.7, FORGED", "X_Forwarded_For: FORGED", "X-Forwarded-Host: FORGED",
+    "X-Forwarded-Proto: FORGED",
+    "X-Forwarded-Port: FORGED", "X-Real-Ip: FORGED", "X_Real_IP: FORGED", "Forwarded: for=FORGED", "Via: 1.1 FORGED",
+    "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-FORGED", "tracestate: a=FORGED",
+    "baggage: a=FORGED",
+    "Cookie: session=FORGED", "Proxy-Authorization: Basic FORGED", "Proxy_Authorization: Basic FORGED",
+    "Origin: https://FORGED",
+    "Proxy-Connection: FORGED", "Keep-Alive: FORGED", "TE: FORGED", "Trailer: FORGED", "HTTP2-Settings: FORGED",
+    "Upgrade: FORGED",
+    "Sec-WebSocket-Protocol: v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.ENCODED",
+    "sec-websocket-protocol: Base64url.Bearer.Authorization.K8s.IO.ENCODED, v5.channel.k8s.io",
+    "Sec_WebSocket_Protocol: base64url.bearer.authorization.k8s.io.ENCODED", "Expect: FORGED",
+    "Transfer_Encoding: FORGED",
+)  # fmt: skip
+_ENCODED = base64.urlsafe_b64encode(_FORGED.encode()).rstrip(b"=").decode()
+
+
+def _claim(line: str) -> str:
+    return line.replace("FORGED", _FORGED).replace("ENCODED", _ENCODED)
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A proxy in front of a server that keeps the head of what it was asked last."""
+
+    proxy: Proxy
+    heads: list[Asked]
+    jane: str
+
+    def sent(self, *headers: str, token: str | None = None) -> Asked:
+        """Make a call with these headers, and give the head that went upstream for it."""
+        with Raw(self.proxy) as raw:
+            raw.send(raw.head("GET /clusters/demo/api/v1/pods", *headers, token=token))
+            answer = raw.answer()
+        assert answer.code == 200
+        asked = self.heads[-1]
+        self.proxy.ended(lambda call: call["auditID"] == asked.header("audit-id"))
+        return asked
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recording]:
+    """Give the proxy and the server; the tests below share them."""
+    home = tmp_path_factory.mktemp("recording")
+    heads: list[Asked] = []
+
+    def keep(connection: Connection, asked: Asked) -> bool:
+        heads.append(asked)
+        return connection.answer()
+
+    with Scripted() as server:
+        server.on("/api/v1/pods", keep)
+        content = {
+            "clusters": [{"name": "demo", "cluster": {"server": server.url}}],
+            "users": [{"name": "own", "user": {"token": say("the-own-credential")}}],
+            "contexts": [{"name": "demo", "context": {"cluster": "demo", "user": "own"}}],
+            "current-context": "demo",
+        }
+        (home / "kubeconfig").write_text(yaml.safe_dump(content))
+        with proxy(["--kubeconfig", str(home / "kubeconfig")], home / "data", home / "proxy.log") as running:
+            jane = yaml.safe_load(running.kubeconfig_of("jane", ["shop"]).read_bytes())["users"][0]["user"]["token"]
+            yield Recording(running, heads, jane)
+
+
+@pytest.mark.parametrize("line", _CLAIMS)
+def test_no_claim_of_a_client_goes_upstream(recording: Recording, line: str) -> None:
+    """Whatever a client says of who it is, from where, and by whom it is traced, none of it leaves the proxy."""
+    asked = recording.sent(_claim(line))
+    said = "\n".join(f"{name}: {value}" for name, value in asked.headers)
+    assert _FORGED not in said
+    assert _ENCODED.lower() not in said.lower()
+    names = [name for name, _ in asked.headers]
+    assert [names.count(name) for name in ("authorization", "x-forwarded-for", "audit-id", "host")] == [1, 1, 1, 1]
+    assert (asked.header("authorization"), asked.header("x-forwarded-for")) == (
+        "Bearer the-own-credential",
+        "127.0.0.1",
+    )
+    assert not [name for name in names if name.startswith(("impersonate", "x-remote", "x_remote"))]
+
+
+def test_who_is_impersonated_is_said_once(recording: Recording) -> None:
+    """A user is impersonated under the name and groups of their token, whatever else they say."""
+    lines = [line for line in _CLAIMS if not line.lower().startswith(("sec", "upgrade", "expect"))]
+    asked = recording.sent(*map(_claim, lines), token=recording.jane)
+    impersonated = [(name, value) for name, value in asked.headers if name.startswith("impersonate")]
+    assert impersonated == [("impersonate-user", "jane"), ("impersonate-group", "shop")]
+
+
+def test_the_api_server_knows_the_caller_as_we_do(demo: DemoCluster, fronted: Proxy) -> None:
+    """With every claim at once, the API server's own record names the user, address and audit id of ours."""
+    lines = [line for line in _CLAIMS if not line.lower().startswith(("sec", "upgrade", "expect"))]
+    with Raw(fronted) as raw:
+        answer = raw.ask("GET /clusters/demo/version", *map(_claim, lines))
+    assert answer.code == 200
+    record = fronted.ended(lambda call: call["auditID"] == answer.audit_id)[0]
+    event = _seen_upstream(demo, answer.audit_id)[0]
+    assert event["user"]["username"] == record["upstream_user"]
+    assert "impersonatedUser" not in event
+    assert set(event["sourceIPs"]) == {"127.0.0.1"} == set(record["sourceIPs"])
+    assert _FORGED not in demo.audit_log.read_text("utf-8")
+    assert _FORGED not in json.dumps(record)

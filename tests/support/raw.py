@@ -74,12 +74,13 @@ class Raw:
         if receive_buffer:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is sent is to be a packet of its own
+        plain.settimeout(_DEADLINE)
+        # Before it is connected: what is reset at once would be left open by `wrap_socket`.
+        self.socket = context.wrap_socket(plain, server_hostname=address.hostname, suppress_ragged_eofs=False)
         try:
-            plain.settimeout(_DEADLINE)
-            plain.connect((address.hostname, address.port))
-            self.socket = context.wrap_socket(plain, server_hostname=address.hostname, suppress_ragged_eofs=False)
+            self.socket.connect((address.hostname, address.port))
         except BaseException:
-            plain.close()
+            self.socket.close()
             raise
         self.token = proxy.token
         self.was_closed_in_order = False

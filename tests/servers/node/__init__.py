@@ -123,7 +123,7 @@ class Node:
         with (layout.logs / "keeper.log").open("ab") as log:
             self._keeper = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(_KEEPER), str(plan)],
-                stdin=reader, stdout=log, stderr=log, start_new_session=True,
+                stdin=reader, stdout=log, stderr=log, start_new_session=True, pass_fds=[self._lock.fileno()],
             )  # fmt: skip
         os.close(reader)
 

@@ -1,7 +1,7 @@
 """The first process inside a node's namespaces: starts the servers, and ends when one of them or the keeper does.
 
-Run as a script with the plan's file as argument. All that runs in the namespaces
-ends with it, and all that was mounted. What the node writes is in memory, apart from logs and etcd's data.
+Run as a script with the plan's file as argument. All that runs in the namespaces ends with it, and so do all
+mounts. What the node writes is in memory, apart from logs and etcd's data.
 """
 
 from __future__ import annotations

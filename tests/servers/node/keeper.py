@@ -1,12 +1,12 @@
 """Keeps a node: makes its namespaces, link and cgroups, and takes all of it away when the parent is gone.
 
-Run as a script with the plan's file as argument. Standard input is a pipe that only the parent holds open: its end,
+Run as a script with the plan's file as argument, and with the lock on the node's number, so that nobody takes that
+before all is clean. Standard input is a pipe that only the parent holds open: its end,
 however the parent died, ends the node. The node in turn ends with this process.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -56,8 +56,8 @@ def _remove_cgroup(name: str) -> None:
                     time.sleep(0.01)
 
 
-def _ip(*arguments: str, check: bool = True) -> None:
-    subprocess.run(["ip", *arguments], stdin=subprocess.DEVNULL, capture_output=not check, check=check)
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], stdin=subprocess.DEVNULL, check=True)
 
 
 def _join(inside: subprocess.Popen[bytes], link: str, address: str) -> None:
@@ -73,7 +73,7 @@ def _join(inside: subprocess.Popen[bytes], link: str, address: str) -> None:
 
 
 def _clean(plan: dict[str, Any]) -> None:
-    _ip("link", "delete", plan["link"], check=False)
+    subprocess.run(["ip", "link", "delete", plan["link"]], stdin=subprocess.DEVNULL, capture_output=True, check=False)
     _remove_cgroup(plan["cgroup"])
 
 
@@ -93,9 +93,14 @@ def main(file: Path) -> int:
 
         signal.signal(signal.SIGTERM, lambda *_: inside.kill())
         threading.Thread(target=end_with_parent, daemon=True).start()
-        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        try:
             _join(inside, plan["link"], f"{plan['host']}/24")
-        return inside.wait()
+        except (OSError, subprocess.CalledProcessError):
+            inside.kill()
+            raise
+        finally:
+            inside.wait()
+        return inside.returncode
     finally:
         _clean(plan)
 

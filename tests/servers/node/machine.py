@@ -32,10 +32,8 @@ def why_not() -> str:
 
 
 def _reason() -> str:
-    if sys.platform != "linux":
-        return "It runs on Linux only."
-    if os.geteuid() != 0:
-        return "It runs as root only."
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return "It runs on Linux and as root only."
     missing = [package for program, package in _PACKAGES.items() if shutil.which(program) is None]
     if not Path("/bin/busybox").exists():
         missing.append("busybox-static")
@@ -45,6 +43,9 @@ def _reason() -> str:
         return f"Missing: apt-get install {' '.join(missing)}."
     if not Path("/sys/fs/cgroup/memory/cgroup.procs").exists():
         return "It was made for cgroups of version 1, and this machine has none."
-    if subprocess.run(["unshare", "--mount", "--pid", "--fork", "--net", "true"], check=False).returncode:
+    if not os.access("/sys/fs/cgroup/memory", os.W_OK):
+        return "It needs cgroups of its own, and here none can be made."
+    tried = ["unshare", "--mount", "--pid", "--fork", "--net", "true"]
+    if subprocess.run(tried, capture_output=True, check=False).returncode:
         return "It needs namespaces of its own, and this root user may not make any."
     return ""
