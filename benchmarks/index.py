@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -82,7 +83,7 @@ def _filling(home: Path) -> dict[str, float]:
 
 
 def _lag(home: Path) -> list[float]:
-    """Follow a journal that grows; return how old the oldest line was that was not in the index, many times."""
+    """Follow a journal that grows; return how long the oldest line was there that was not in the index, many times."""
     (home / "journal").mkdir(parents=True)
     stop = threading.Event()
     writing = Process(target=_write_live, args=(home / "journal",))
@@ -90,11 +91,16 @@ def _lag(home: Path) -> list[float]:
     writing.start()
     following.start()
     found: list[float] = []
+    written = deque[tuple[float, int]]()
     try:
         while writing.is_alive():
             stop.wait(0.05)
-            since = [lag.since for lag in lags(home / "journal", home / FILE_NAME).values() if lag.since is not None]
-            found.append(time.time() - min(since) if since else 0.0)
+            now = time.monotonic()
+            for lag in lags(home / "journal", home / FILE_NAME).values():
+                written.append((now, lag.written))
+                while written and written[0][1] <= lag.indexed:
+                    written.popleft()
+                found.append(now - written[0][0] if written else 0.0)
     finally:
         writing.join()
         following.terminate()

@@ -111,7 +111,7 @@ def _read(kind: tuple[str, str, str], client: Iterator[bytes], server: Iterator[
     return (*told, watching.fault, watching.wants_client, watching.wants_server)
 
 
-@settings(max_examples=600)
+@settings(max_examples=400)
 @given(st.sampled_from(_KINDS), _streams(), _streams(), st.lists(st.integers(1, 60), min_size=1, max_size=5))
 def test_cuts_never_matter(kind: tuple[str, str, str], client: bytes, server: bytes, sizes: list[int]) -> None:
     """Sound or damaged, a stream tells the same in one piece and in many, its faults included."""

@@ -188,7 +188,7 @@ def cut(stream: bytes, sizes: Sequence[int]) -> list[bytes]:
     return pieces
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
 @given(streams(), st.lists(st.integers(1, 90), min_size=1, max_size=5))
 def test_it_does_not_matter_how_bytes_arrive(stream: bytes, sizes: list[int]) -> None:
     """Whatever a client sends is read as the same requests in one piece and in many, and nothing raises."""
@@ -207,7 +207,7 @@ def test_a_repeated_head_is_read_as_the_parser_reads_it(pieces: list[bytes]) -> 
     assert read(pieces) == read(cut(b"".join(pieces), [1]))
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
 @given(streams())
 def test_upstream_sees_one_request_for_each_that_passes(stream: bytes) -> None:
     """Another HTTP parser finds in what is sent upstream exactly one request: the one that was judged, framed once."""

@@ -61,7 +61,7 @@ def _passed(headers: RawHeaders, *, upgrading: bool = False) -> list[tuple[bytes
     return found
 
 
-@settings(max_examples=300)
+@settings(max_examples=250)
 @given(_HEADERS, st.booleans())
 def test_no_identity_and_no_framing_of_a_client_passes(headers: RawHeaders, upgrading: bool) -> None:
     """Whatever the spelling, no claim of who, from where or how long passes; underscores count as dashes."""
@@ -71,7 +71,7 @@ def test_no_identity_and_no_framing_of_a_client_passes(headers: RawHeaders, upgr
         assert not plain.startswith((b"impersonate", b"x-remote-"))
 
 
-@settings(max_examples=300)
+@settings(max_examples=250)
 @given(_HEADERS)
 def test_impersonation_always_ends_the_call(headers: RawHeaders) -> None:
     """A call with any header that begins with Impersonate is refused, whatever stands around it."""
@@ -79,7 +79,7 @@ def test_impersonation_always_ends_the_call(headers: RawHeaders) -> None:
     assert not asks or scrub(headers, upgrading=False).refused is not None
 
 
-@settings(max_examples=300)
+@settings(max_examples=250)
 @given(_HEADERS)
 def test_all_else_passes_byte_by_byte_and_in_order(headers: RawHeaders) -> None:
     """What the proxy has no part in goes on as it came."""
@@ -90,7 +90,7 @@ def test_all_else_passes_byte_by_byte_and_in_order(headers: RawHeaders) -> None:
     assert [pair for pair in passed if pair in others] == others
 
 
-@settings(max_examples=300)
+@settings(max_examples=250)
 @given(
     st.lists(st.tuples(_NAMES, _TEXT), max_size=3),
     st.sampled_from((
@@ -117,7 +117,7 @@ def test_no_credential_passes(others: RawHeaders, carrier: tuple[bytes, bytes], 
     assert _ENCODED not in sent
 
 
-@settings(max_examples=300)
+@settings(max_examples=250)
 @given(st.lists(st.tuples(_NAMES, _VALUES), max_size=6), st.booleans())
 def test_answers_are_framed_once(headers: RawHeaders, foreign: bool) -> None:
     """Of an answer's headers none about its framing or its connection is left, but ours; no cookies of strangers."""

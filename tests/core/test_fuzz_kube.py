@@ -45,7 +45,7 @@ _TARGETS = st.builds(
 _METHODS = st.sampled_from(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "get", ""))
 
 
-@settings(max_examples=300)
+@settings(max_examples=250)
 @given(_METHODS, _TARGETS)
 def test_every_target_has_a_record(method: str, target: str) -> None:
     """Whatever is asked for, it is described in JSON; what the API server could not read is refused, never raised."""
@@ -60,7 +60,7 @@ def test_every_target_has_a_record(method: str, target: str) -> None:
     assert (verb_class(asked.info), is_long_running(asked.info)) == (asked.verb_class, asked.long_running)
 
 
-@settings(max_examples=300)
+@settings(max_examples=250)
 @given(_TARGETS)
 def test_the_quick_look_and_the_careful_one_agree(target: str) -> None:
     """A target that is too long for the quick look is refused for the same reason as without what makes it long."""
@@ -68,7 +68,7 @@ def test_the_quick_look_and_the_careful_one_agree(target: str) -> None:
     assert "fragment" in (refusal(target) or "") or refusal(longer) == refusal(target)
 
 
-@settings(max_examples=300)
+@settings(max_examples=250)
 @given(_METHODS, _TARGETS)
 def test_what_is_not_refused_is_read_alike_by_every_hop(method: str, target: str) -> None:
     """A target that passes means the same once it was decoded and encoded anew, as some hop may do."""
@@ -82,7 +82,7 @@ def test_what_is_not_refused_is_read_alike_by_every_hop(method: str, target: str
         assert info.path.count("/") == path.count("/")
 
 
-@settings(max_examples=300)
+@settings(max_examples=250)
 @given(st.text(st.sampled_from("a=!,\\ metadata.name.()\t<>in/0notin-_\xe9\0"), max_size=60), st.integers(1, 3000))
 def test_selectors_of_any_kind_are_read_or_refused(text: str, times: int) -> None:
     """A selector of whatever length is parsed or is wrong, and takes no more than its length to find out."""
@@ -116,7 +116,7 @@ def _keys(draw: st.DrawFn) -> str:
     return "".join(f"%{ord(char):02x}" if odd else char for char, odd in zip(name, escaped, strict=True))
 
 
-@settings(max_examples=300)
+@settings(max_examples=250)
 @given(
     st.lists(st.text(st.sampled_from("ab=%&;?+tokensig41"), max_size=8), max_size=4),
     _keys(),
@@ -141,7 +141,7 @@ _CARRIERS = (
 )  # fmt: skip
 
 
-@settings(max_examples=300)
+@settings(max_examples=250)
 @given(
     st.lists(st.text(max_size=10), max_size=3), st.sampled_from(_CARRIERS), st.text(max_size=10), st.text(max_size=10)
 )
@@ -164,7 +164,7 @@ def test_the_argument_after_a_telling_option_never_survives(option: str) -> None
 # What clients and servers say.
 
 
-@settings(max_examples=300)
+@settings(max_examples=250)
 @given(st.text(), st.text(), st.sampled_from(("", "websocket", "SPDY/3.1")))
 def test_what_a_client_says_of_itself_has_a_record(user_agent: str, command: str, upgrade: str) -> None:
     """Any User-Agent and Kubectl-Command that can arrive can be recorded, in bounded length."""
@@ -178,7 +178,7 @@ def test_what_a_client_says_of_itself_has_a_record(user_agent: str, command: str
     assert kubectl_session(command) is None or len(command) == 36
 
 
-@settings(max_examples=300)
+@settings(max_examples=250)
 @given(st.binary(max_size=60), st.integers(0, 300))
 def test_any_answer_can_be_read_for_its_reason(garbage: bytes, cut: int) -> None:
     """No body of a failure raises, in JSON or protobuf, cut off or damaged; what is read of it can be recorded."""
@@ -191,7 +191,7 @@ def test_any_answer_can_be_read_for_its_reason(garbage: bytes, cut: int) -> None
                 text.encode()
 
 
-@settings(max_examples=300)
+@settings(max_examples=250)
 @given(st.text(st.sampled_from("&=;%+,0123456789abcommandportstywr\xe9\0"), max_size=60))
 def test_options_of_streams_are_read_from_any_query(query: str) -> None:
     """No query raises; ports are ports."""

@@ -39,7 +39,7 @@ _RECORDS = st.dictionaries(st.sampled_from(sorted(field.name for field in FIELDS
 _RECEIVED = "2026-11-23T10:00:00.000000Z"
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(st.lists(_RECORDS, min_size=1, max_size=4), _TEXT)
 def test_any_records_are_a_chain_of_lines(records: list[dict[str, object]], writer: str) -> None:
     """Whatever stands in records, each is one line that is read back as it was and follows the line before."""
@@ -57,7 +57,7 @@ def test_any_records_are_a_chain_of_lines(records: list[dict[str, object]], writ
     assert chain.previous == previous
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(_TEXT, _TEXT, st.text(), st.text(), st.lists(st.integers(1, 65535), max_size=3))
 def test_the_end_of_any_call_can_be_written(
     user: str, target: str, reason: str, message: str, ports: list[int]
@@ -82,7 +82,7 @@ def test_the_end_of_any_call_can_be_written(
     assert last.get("ports", []) == ports
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(st.lists(_RECORDS, max_size=4))
 def test_any_records_are_rows_of_a_table(records: list[dict[str, object]]) -> None:
     """A CSV of any records has a row for each and a cell for each column; a text is there whole, and is no formula."""

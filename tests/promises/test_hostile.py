@@ -6,6 +6,7 @@ import base64
 import json
 import socket
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -391,25 +392,40 @@ def test_what_follows_an_upgrade_the_proxy_refuses_is_not_served(demo: DemoClust
 
 @pytest.mark.parametrize(
     "sent",
-    [b"GET /clusters/demo/version HTTP/1.1\r\nHost: a\r\n\r\n", b"\x16\x03\x01\x00\x05\x01\x00", b"\0" * 10_000, b""],
-    ids=["plain HTTP", "half a handshake", "zeros", "nothing"],
+    [b"\x16\x03\x01\x00\x05\x01\x00", b"\0" * 10_000, b"", b"PATCH /clusters/demo/version HTTP/1.1\r\nHost: a\r\n\r\n"],
+    ids=["half a handshake", "zeros", "nothing", "not one of the methods that OpenSSL knows"],
 )
 def test_what_is_no_tls_just_ends(fronted: Proxy, sent: bytes) -> None:
     """Who does not speak TLS is not answered, leaves no record, and does no harm."""
-    address = urlsplit(fronted.url)
     before = _starts(fronted)
+    assert not _answer_in_plain(fronted, sent).startswith(b"HTTP")
+    assert _starts(fronted) == before
+    _check_serves(fronted)
+
+
+def test_plain_http_is_told_of_tls_and_not_served(fronted: Proxy) -> None:
+    """A request without TLS is not read, whatever it asks and whoever it is from: one sentence, and no record."""
+    before = _starts(fronted)
+    with Raw(fronted) as raw:
+        request = raw.head(f"POST /clusters/demo{_MAPS}", "Content-Length: 4") + b"{}  " + _SMUGGLED
+    head, _, said = _answer_in_plain(fronted, request).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 403 ")
+    assert said == b"this proxy speaks TLS only: write https:// where http:// stands\n"
+    assert _starts(fronted) == before
+    _check_serves(fronted)
+
+
+def _answer_in_plain(fronted: Proxy, sent: bytes) -> bytes:
+    """Send bytes without TLS, and give all that comes back."""
+    address = urlsplit(fronted.url)
     with socket.create_connection((address.hostname, address.port), timeout=60) as plain:
         plain.sendall(sent)
         plain.shutdown(socket.SHUT_WR)
         received = b""
-        try:
+        with suppress(ConnectionError):
             while data := plain.recv(65536):
                 received += data
-        except ConnectionError:
-            pass
-    assert not received.startswith(b"HTTP")
-    assert _starts(fronted) == before
-    _check_serves(fronted)
+    return received
 
 
 def test_connections_that_end_anywhere_do_no_harm(fronted: Proxy) -> None:

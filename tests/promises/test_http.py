@@ -42,7 +42,7 @@ def _end_of(proxy: Proxy, audit_id: str) -> dict[str, Any]:
 
 def _events(demo: DemoCluster, audit_id: str) -> list[dict[str, Any]]:
     """What the API server's own audit log says of a call."""
-    events = map(json.loads, demo.audit_log.read_text("utf-8").splitlines())
+    events = map(json.loads, demo.audit_log.read_bytes().splitlines())
     return [event for event in events if event["auditID"] == audit_id]
 
 

@@ -160,7 +160,7 @@ def test_the_trail_agrees_with_the_api_servers_own_audit_log(demo: DemoCluster, 
         event = theirs[audit_id]
         reference = event.get("objectRef", {})
         assert line["requestURI"] == event["requestURI"]
-        assert line["verb"] == event["verb"]
+        assert line.get("verb", "") == event["verb"]
         assert line["status"] == event["responseStatus"]["code"]
         for key, theirs_key in (("resource",) * 2, ("subresource",) * 2, ("namespace",) * 2, ("group", "apiGroup")):
             assert line.get(key, "") == reference.get(theirs_key, ""), (key, line, event)
@@ -173,8 +173,8 @@ def test_the_trail_agrees_with_the_api_servers_own_audit_log(demo: DemoCluster, 
 
 
 def _events(demo: DemoCluster) -> list[Record]:
-    text = demo.audit_log.read_text()
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    text = demo.audit_log.read_bytes()
+    return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
 
 
 def _complete_events(demo: DemoCluster, ours: dict[str, Record]) -> dict[str, Record]:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -21,6 +22,8 @@ from servers.node.pods import IMAGE, SLEEP, container, kubectl, pod, run
 from support.proxies import Proxy, wait_until
 from support.sessions import Person
 from support.trail import Record, Trail, what
+from support.ways import through
+from support.websockets import Stream
 
 pytestmark = pytest.mark.servers
 
@@ -240,6 +243,22 @@ def test_a_terminal(person: Person, box: str) -> None:
     assert is_a_stream_of(person, end)
     assert (end["exec_argv"], end["exec_tty"], end["exec_stdin"], end["exit_code"]) == (["sh"], True, True, 5)
     assert end["outcome"] == "complete"
+
+
+@pytest.mark.parametrize("protocol", ["v5.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io"])
+@pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", 137)], ids=["0", "3", "137"])
+def test_exit_codes_over_each_websocket_protocol(
+    node_fronted: Proxy, box: str, protocol: str, script: str, code: int
+) -> None:
+    """Whatever channels a websocket client speaks, the record has container, argv, protocol and exit code."""
+    argv = [("command", "sh"), ("command", "-c"), ("command", f"echo out; {script}")]
+    query = urlencode([*argv, ("container", "side"), ("stdout", "true")])
+    trail = Trail(node_fronted)
+    with Stream(through(node_fronted), f"/api/v1/namespaces/default/pods/{box}/exec?{query}", [protocol]) as stream:
+        assert stream.to_the_end().channels[1] == b"out\n"
+    end = trail.end()
+    assert (end["subprotocol"], end["exec_container"], end["exit_code"]) == (protocol, "side", code)
+    assert (end["exec_argv"], end["outcome"]) == (["sh", "-c", f"echo out; {script}"], "complete")
 
 
 # attach

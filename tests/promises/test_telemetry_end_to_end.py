@@ -162,7 +162,7 @@ def test_a_stranger_cannot_steer_traces(traced: DemoCluster, shipped: Proxy) -> 
     urllib.request.urlopen(call, context=context).read()
     (line,) = shipped.ended(lambda line: line.get("userAgent") == "stranger")
     assert line["trace_id"] == line["auditID"].replace("-", "")
-    audited = [json.loads(each) for each in traced.audit_log.read_text().splitlines()]
+    audited = [json.loads(each) for each in traced.audit_log.read_bytes().splitlines()]
     assert any(each["auditID"] == line["auditID"] for each in audited)
 
 

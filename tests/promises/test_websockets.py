@@ -278,7 +278,7 @@ def _entry(token: str) -> str:
 
 def _upstream_users(demo: DemoCluster, audit_id: str) -> set[tuple[str, str]]:
     """Who the API server took a call to be from: the credential's user, and the one who is impersonated."""
-    events = map(json.loads, demo.audit_log.read_text("utf-8").splitlines())
+    events = map(json.loads, demo.audit_log.read_bytes().splitlines())
     return {
         (event["user"].get("username", ""), event.get("impersonatedUser", {}).get("username", ""))
         for event in events

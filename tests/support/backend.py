@@ -1,16 +1,13 @@
-"""A web server with an address of its own on this machine, for the API server to take for a pod's or a service's.
+"""A web server for the API server to take for a pod's or a service's.
 
-The API server connects to no loopback address on anybody's behalf: the server gets one that is documented to be
-nobody's (RFC 5737), on the loopback device, which takes root on Linux.
+The API server connects to no loopback address on anybody's behalf: it takes another address of this machine, such as
+our end of a real node's link.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-import os
-import subprocess
-import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,8 +16,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ADDRESS = "203.0.113.71"
-CAN_HAVE_ADDRESS = sys.platform == "linux" and os.geteuid() == 0
 CONTENT = bytes(range(256)) * 1024
 _PLACES = {"root": "/echo?a=1", "beside": "echo", "dots": "../e", "elsewhere": "http://example.invalid/x"}
 
@@ -78,18 +73,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def backend() -> Iterator[int]:
-    """Run it on a port of ADDRESS, and give the port. Only where CAN_HAVE_ADDRESS."""
-    subprocess.run(["ip", "address", "add", f"{ADDRESS}/32", "dev", "lo"], check=False, capture_output=True)
-    try:
-        with ThreadingHTTPServer((ADDRESS, 0), _Handler) as server:
-            server.daemon_threads = True
-            thread = threading.Thread(target=server.serve_forever)
-            thread.start()
-            try:
-                yield server.server_address[1]
-            finally:
-                server.shutdown()
-                thread.join()
-    finally:
-        subprocess.run(["ip", "address", "del", f"{ADDRESS}/32", "dev", "lo"], check=False, capture_output=True)
+def backend(address: str) -> Iterator[int]:
+    """Run it at an address of this machine, and give its port."""
+    with ThreadingHTTPServer((address, 0), _Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
