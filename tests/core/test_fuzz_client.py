@@ -195,13 +195,22 @@ def test_it_does_not_matter_how_bytes_arrive(stream: bytes, sizes: list[int]) ->
     assert read(cut(stream, sizes)) == read([stream])
 
 
+_BLOCK = _PLAIN.partition(b"\r\n")[2]
+_ALIKE = st.sampled_from((
+    *(_PLAIN, _PLAIN, _PLAIN, _PLAIN + _PLAIN, _PLAIN.replace(b"Host: a", b"Host: b"), _PLAIN[:40], b"\r\n", b"x"),
+    b"HEAD /clusters/demo/api/v1/pods?limit=500&x=%20 HTTP/1.1\r\n" + _BLOCK,
+    b"GET /x HTTP/1.1\r\nX: y\r\n" + _BLOCK,
+    b"GET /x HTTP/1.1\r\nContent-Length: 4\r\n" + _BLOCK + b"abcd",
+    b"GET /x HTTP/1.0\r\n" + _BLOCK,
+    b"GET /a b HTTP/1.1\r\n" + _BLOCK,
+    b"POST /x HTTP/1.1\r\n" + _BLOCK,
+    b"GET http://a/x HTTP/1.1\r\n" + _BLOCK,
+    b"GET /x HTTP/1.1\n" + _BLOCK,
+))  # fmt: skip
+
+
 @settings(max_examples=300)
-@given(
-    st.lists(
-        st.sampled_from((_PLAIN, _PLAIN, _PLAIN.replace(b"Host: a", b"Host: b"), _PLAIN[:40], b"\r\n", b"x")),
-        max_size=6,
-    )
-)
+@given(st.lists(_ALIKE, max_size=6))
 def test_a_repeated_head_is_read_as_the_parser_reads_it(pieces: list[bytes]) -> None:
     """Heads that repeat the one before, which are not parsed again, are the requests that they are byte by byte."""
     assert read(pieces) == read(cut(b"".join(pieces), [1]))

@@ -139,9 +139,9 @@ def test_raw_paths_work_or_are_refused_with_the_reason(kubectl: Kubectl, version
     said = kubectl.run(kubectl.fronted, step.arguments)
     assert said.code == 1
     assert "kubectl up to 1.33 leaves the prefix out with --raw (use 1.34 or newer)" in said.stderr
-    end = trail.end()
+    end = trail.end(lambda record: "openapi" not in record["requestURI"])  # which 1.28 asks for first
     assert (end["status"], end["outcome"], end["decision"]) == (403, "refused", "deny")
-    assert (end["command"], end["cluster"]) == (step.command, "")
+    assert (end["command"], end.get("cluster")) == (step.command, None)
 
 
 def asked(port: int, path: str) -> tuple[int, str]:

@@ -151,7 +151,6 @@ WORKLOADS = [
     Step("wait --for=condition=Never pod/solo --timeout=1s", code=1, waits=True),
     Step("wait --for=condition=Ready pod/nobody", code=1),
     Step("expose pod solo --port=80", "get pods solo 200, create services - 201"),
-    Step("describe pod solo", "get pods solo 200"),
     Step("delete pod solo", "delete pods solo 200", waits=True),
     Step("delete pod solo --force --grace-period=0", "delete pods solo 404", code=1),
     Step("delete hpa,svc --all",

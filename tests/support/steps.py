@@ -20,7 +20,7 @@ FLEETING = (
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| \+0000)", "TIME"),
     (r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d \+0000", "TIME"),
     (r"(?<=\s)(?<!=)\d+[smhd](\d+[smh])?(?=\s|\)|$)[^\S\n]*", "AGE "),
-    (r"/(LIVE|MERGED)-\d+/", r"/\1/"),
+    (r"\b(LIVE|MERGED|kubectl-edit)-\d+", r"\1"),
     (r"^I\d{4} .*due to client-side throttling.*\n", ""),  # what a slow machine brings about
 )
 """What differs from one moment to the next, and what to write in its place."""

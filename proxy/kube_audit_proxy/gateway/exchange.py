@@ -312,9 +312,9 @@ class Gateway:
         except UnauthenticatedError as error:
             call.record.add(describe_client(scrubbed.user_agent, scrubbed.kubectl_command, scrubbed.upgrade))
             raise Refusal(status.unauthorized(str(error))) from error
-        except UndecidedError as error:
+        except UndecidedError as undecided:
             call.record.add(describe_client(scrubbed.user_agent, scrubbed.kubectl_command, scrubbed.upgrade))
-            raise Refusal(status.service_unavailable(str(error))) from error
+            raise Refusal(status.service_unavailable(str(undecided))) from undecided
         if before is None or not same or before.user is not user:
             before = client.caller = self._describe_caller(request.headers, scrubbed, user)
         call.record.add(before.members)

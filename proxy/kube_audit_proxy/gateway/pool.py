@@ -62,8 +62,9 @@ class Pool:
                 )
         except TimeoutError:
             raise UpstreamConnectError(f"no connection to {where} within {CONNECT_TIMEOUT:.0f} s") from None
-        except ssl.SSLCertVerificationError as error:
-            raise UpstreamConnectError(f"the certificate of {where} is not trusted: {error.verify_message}") from error
+        except ssl.SSLCertVerificationError as untrusted:
+            reason = untrusted.verify_message
+            raise UpstreamConnectError(f"the certificate of {where} is not trusted: {reason}") from untrusted
         except OSError as error:
             raise UpstreamConnectError(f"no connection to {where}: {error.strerror or error}") from error
         keep_alive(connection.transport.get_extra_info("socket"))

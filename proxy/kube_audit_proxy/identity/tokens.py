@@ -115,9 +115,9 @@ class TokenAuthenticator:
             raise UnauthenticatedError("the token is not known to this proxy: it may have been revoked") from None
         except OSError as error:
             raise UndecidedError(f"whose token it is cannot be looked up at present: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            log.error("the token file %s is damaged (%s): issue a new token and delete it", path, error)  # noqa: TRY400 - no fault of ours
-            raise UnauthenticatedError("what the proxy knows of the token is damaged: ask for a new one") from error
+        except (ValueError, KeyError, TypeError) as damage:
+            log.error("the token file %s is damaged (%s): issue a new token and delete it", path, damage)  # noqa: TRY400 - no fault of ours
+            raise UnauthenticatedError("what the proxy knows of the token is damaged: ask for a new one") from damage
         if before is not None and dataclasses.astuple(before[2]) == dataclasses.astuple(user):
             user = before[2]  # the same user as far as others remember something of them
         if len(self._known) >= _REMEMBERED:

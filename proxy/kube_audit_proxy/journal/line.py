@@ -15,7 +15,7 @@ class LineError(ValueError):
     """These bytes are not a line of a journal; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Line:
     """A parsed line: the three fields of the chain, and the whole object (these three included)."""
 
