@@ -62,7 +62,7 @@ CONFIG_MAPS = [
     Step(
         "edit cm one",
         "get configmaps one 200, patch configmaps one 200",
-        environ={"KUBE_EDITOR": "sed -i s/f/edited/"},
+        environ={"KUBE_EDITOR": "sed -i s/[[:blank:]]f$/&edited/"},
     ),
     Step("edit cm one", "get configmaps one 200", environ={"KUBE_EDITOR": "true"}),
     Step("edit cm one", "get configmaps one 200", code=1, environ={"KUBE_EDITOR": "false"}),

@@ -20,7 +20,7 @@ FLEETING = (
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| \+0000)", "TIME"),
     (r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d \+0000", "TIME"),
     (r"(?<=\s)(?<!=)\d+[smhd](\d+[smh])?(?=\s|\)|$)[^\S\n]*", "AGE "),
-    (r"\b(LIVE|MERGED|kubectl-edit)-\d+", r"\1"),
+    (r"\b(LIVE|MERGED|kubectl\S*-edit)-\d+", r"\1"),
     (r"^I\d{4} .*due to client-side throttling.*\n", ""),  # what a slow machine brings about
 )
 """What differs from one moment to the next, and what to write in its place."""
@@ -82,12 +82,12 @@ def check(kubectl: Kubectl, step: Step, stdin: str = "") -> Shown:
     told = f"kubectl {kubectl.version}: {step.arguments}"
     patterns = FLEETING if kubectl.direct.namespace == kubectl.fronted.namespace else FLEETING + OWN
     plainly, through = plain(shown.direct, *patterns), plain(shown.fronted, *patterns)
-    assert (through.code, through.stderr) == (plainly.code, plainly.stderr), told
+    assert (through.code, through.stderr) == (plainly.code, plainly.stderr), (told, through, plainly)
     assert plainly.code == step.code, (told, plainly)
     if step.waits:
         assert through.last == plainly.last, told
     else:
-        assert through.stdout == plainly.stdout, told
+        assert through.stdout == plainly.stdout, (told, through.stdout, plainly.stdout)
         made = Counter(shape(event, kubectl.fronted) for event in shown.events.values())
         plain_made = Counter(shape(event, kubectl.direct) for event in shown.calls)
         assert made == plain_made, (told, made - plain_made, plain_made - made)
