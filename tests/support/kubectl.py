@@ -158,7 +158,7 @@ class Kubectl:
         )
 
     def _environ(self, more: Mapping[str, str]) -> dict[str, str]:
-        return {"PATH": os.environ["PATH"], "HOME": str(self.home), **more}
+        return {"PATH": os.environ["PATH"], "HOME": str(self.home), "TMPDIR": str(self.home), **more}
 
 
 def _said(process: subprocess.Popen[str], place: Place, stdin: str) -> Said:
