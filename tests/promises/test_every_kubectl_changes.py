@@ -73,7 +73,7 @@ CONFIG_MAPS = [
     Step("delete cm two", "delete configmaps two 200"),
     Step("delete cm two", "delete configmaps two 404", code=1),
     Step("delete cm two --ignore-not-found", "delete configmaps two 404"),
-    Step("delete cm one --now --cascade=orphan -o name", "delete configmaps one 200"),
+    Step("delete cm one --now --cascade=orphan -o name", "delete configmaps one 200", waits=True),
     Step("create -f {files}/two.yaml", "create configmaps - 201"),
     Step("delete cm -l set=2", "list configmaps - 200, delete configmaps two 200"),
     Step("create secret generic lock --from-literal=p=w", "create secrets - 201"),

@@ -53,9 +53,9 @@ def test_nodes_are_ready_and_pods_run(demo: DemoCluster, kubectl: Callable[[], P
     nodes = _kubectl(demo, "get", "nodes", "--no-headers", program=kubectl()).stdout.splitlines()
     assert [line.split()[:2] for line in nodes] == [["node-1", "Ready"], ["node-2", "Ready"]]
     pods = _kubectl(demo, "get", "pods", "-A", "--no-headers", program=kubectl()).stdout.splitlines()
-    names = [(line.split()[0], line.split()[1].split("-")[0]) for line in pods]
-    assert sorted(names) == [("default", "toolbox"), ("shop", "db"), *[("shop", "web")] * 3]
-    assert {line.split()[3] for line in pods} == {"Running"}
+    found = [(line.split()[0], line.split()[1].split("-")[0], line.split()[3]) for line in pods]
+    theirs = [("default", "toolbox"), ("shop", "db"), *[("shop", "web")] * 3]
+    assert sorted(each for each in found if each[:2] in theirs) == [(*each, "Running") for each in theirs]
 
 
 @pytest.mark.parametrize("kubectl", [new_kubectl, old_kubectl])

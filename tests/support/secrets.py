@@ -7,20 +7,24 @@ Not looked into: what is compressed in other ways than gzip, such as Loki's chun
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
+import os
 import re
 import sqlite3
 import stat
+import subprocess
 import zlib
 from contextlib import closing
-from typing import IO, TYPE_CHECKING, NamedTuple, cast
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, NamedTuple, Self
 from urllib.parse import quote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-_HOLDS = re.compile(r"kubeconfig|.+\.kubeconfig|tokens\.csv|.+\.key")
+_HOLDS = re.compile(r"token|kubeconfig|.+\.kubeconfig|tokens\.csv|.+\.key")
 """Names of the files that are meant to hold credentials: a user's, the API server's list of tokens, private keys."""
 
 _HELD = (
@@ -28,8 +32,14 @@ _HELD = (
     re.compile(rb"^([^\s,]{20,}),[^,\n]+,", re.MULTILINE),  # a line of tokens.csv
     re.compile(rb"PRIVATE KEY-----\n([A-Za-z0-9+/=]{40,})\n"),
 )
-_BY_FORM = re.compile(rb"kap_[A-Za-z0-9_-]{43}|-----BEGIN [A-Z ]*PRIVATE KEY-----")
+_HOLDERS = ("token", "kubeconfig", "*.kubeconfig", "tokens.csv", "*.key")
+"""The same names, as grep takes them."""
+
+_BY_FORM = "kap_[A-Za-z0-9_-]{43}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 """A token of the proxy's, and a private key, whosever they are."""
+
+_BY_FORM_SAYS = "a token or private key, by its form"
+_C_LOCALE = {**os.environ, "LC_ALL": "C"}
 
 _SHORTEST = 12
 """Characters of what is looked for: `token: x` of a made-up kubeconfig is no secret, and in every file."""
@@ -66,11 +76,49 @@ def leaks(folder: Path) -> list[Leak]:
     files = [path for path in sorted(folder.rglob("*")) if _is_plain(path)]
     known = set(_said).union(*(_secrets_in(path) for path in files if _HOLDS.fullmatch(path.name)))
     wanted = {form: what for secret in known if len(secret) >= _SHORTEST for form, what in _forms(secret)}
-    found = [Leak(where, what) for where, text in _printed for what in _found(text, wanted)]
-    for path in files:
-        if not _HOLDS.fullmatch(path.name):
-            found += [Leak(str(path.relative_to(folder)), what) for what in _found_in_file(path, wanted)]
-    return found
+    with _Search(wanted) as search:
+        found = {Leak(where, what) for where, text in _printed for what in search.data(text)}
+        found |= {Leak(str(path.relative_to(folder)), what) for path, what in search.files(folder)}
+        for path in files:
+            if not _HOLDS.fullmatch(path.name):
+                inside = (what for data in _inside(path) for what in search.data(data))
+                found |= {Leak(str(path.relative_to(folder)), what) for what in inside}
+    return sorted(found)
+
+
+class _Search:
+    """Looks for many forms at once: grep does that in one pass, whatever their number."""
+
+    def __init__(self, wanted: Mapping[bytes, str]) -> None:
+        self._wanted = wanted
+        self._folder = TemporaryDirectory()
+        self._forms = Path(self._folder.name) / "forms"
+
+    def __enter__(self) -> Self:
+        """Write down what is looked for."""
+        self._forms.write_bytes(b"".join(form + b"\n" for form in self._wanted))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave nothing of it."""
+        self._folder.cleanup()
+
+    def data(self, data: bytes) -> set[str]:
+        """Give what is found in this."""
+        return {what for _, what in self._grep(["--no-filename"], data)}
+
+    def files(self, folder: Path) -> set[tuple[Path, str]]:
+        """Give what is found in the files below a folder that are not meant to hold any."""
+        where = ["--recursive", "--devices=skip", *(f"--exclude={name}" for name in _HOLDERS), str(folder)]
+        return {(Path(os.fsdecode(name)), what) for name, what in self._grep(["--with-filename", "--null", *where])}
+
+    def _grep(self, options: Sequence[str], data: bytes | None = None) -> Iterator[tuple[bytes, str]]:
+        for kind, what in ((["--fixed-strings", f"--file={self._forms}"], None), (["-E", _BY_FORM], _BY_FORM_SAYS)):
+            command = ["grep", "--text", "--only-matching", *kind, *options]
+            done = subprocess.run(command, input=data, capture_output=True, check=False, env=_C_LOCALE)
+            for line in done.stdout.splitlines():
+                name, _, match = line.rpartition(b"\0")
+                yield name, what or self._wanted[match]
 
 
 def _is_plain(path: Path) -> bool:
@@ -87,7 +135,7 @@ def _secrets_in(path: Path) -> set[bytes]:
 
 def _forms(secret: bytes) -> Iterator[tuple[bytes, str]]:
     """Give a secret as it may be written. What is one by its form is found anyway, as it is."""
-    if not _BY_FORM.fullmatch(secret):
+    if not re.fullmatch(_BY_FORM.encode(), secret):
         yield secret, "a credential"
     yield base64.b64encode(secret).rstrip(b"=")[:-1], "a credential in base64"  # the last digit depends on what follows
     yield secret.hex().encode(), "a credential in hexadecimal"
@@ -95,37 +143,28 @@ def _forms(secret: bytes) -> Iterator[tuple[bytes, str]]:
         yield quoted, "a credential, percent-encoded"
 
 
-def _found(data: bytes, wanted: dict[bytes, str]) -> set[str]:
-    found = {what for form, what in wanted.items() if form in data}
-    return found | ({"a token or private key, by its form"} if _BY_FORM.search(data) else set())
-
-
-def _found_in_file(path: Path, wanted: dict[bytes, str]) -> set[str]:
+def _inside(path: Path) -> Iterator[bytes]:
+    """Give what stands in a file otherwise than as it is: what is zipped, and the texts of a database."""
     try:
         with path.open("rb") as file:
             begin = file.read(16)
-            file.seek(0)
-            found = _found_in_pieces(file, wanted)
-            if begin.startswith(b"\x1f\x8b"):
-                file.seek(0)
-                found |= _found_in_pieces(cast("IO[bytes]", gzip.GzipFile(fileobj=file)), wanted)
-            elif begin == b"SQLite format 3\0" and path.stat().st_size <= _LARGEST_DATABASE:
-                found |= {what for row in _rows(path) for what in _found(row, wanted)}
-            return found
+        if begin.startswith(b"\x1f\x8b"):
+            yield from _unzipped(path)
+        elif begin == b"SQLite format 3\0" and path.stat().st_size <= _LARGEST_DATABASE:
+            yield b"\n".join(_rows(path))
     except OSError:
-        return set()
+        return
 
 
-def _found_in_pieces(file: IO[bytes], wanted: dict[bytes, str]) -> set[str]:
-    found: set[str] = set()
+def _unzipped(path: Path) -> Iterator[bytes]:
     before = b""
-    try:
+    with (
+        contextlib.suppress(EOFError, gzip.BadGzipFile, zlib.error),
+        gzip.open(path) as file,
+    ):  # cut off, as a test wants
         while piece := file.read(_PIECE):
-            found |= _found(before + piece, wanted)
+            yield before + piece
             before = piece[-_OVERLAP:]
-    except (EOFError, gzip.BadGzipFile, zlib.error):
-        pass  # cut off, as a test may want it
-    return found
 
 
 def _rows(path: Path) -> Iterator[bytes]:

@@ -22,6 +22,7 @@ FLEETING = (
     (r"(?<=\s)(?<!=)\d+[smhd](\d+[smh])?(?=\s|\)|$)[^\S\n]*", "AGE "),
     (r"\b(LIVE|MERGED|kubectl\S*-edit)-\d+", r"\1"),
     (r"^I\d{4} .*due to client-side throttling.*\n", ""),  # what a slow machine brings about
+    (r"^I\d{4} .*very short watch.*\n", ""),  # what a timeout brings about, by chance
 )
 """What differs from one moment to the next, and what to write in its place."""
 

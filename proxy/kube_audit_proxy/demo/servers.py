@@ -151,6 +151,7 @@ def apiserver(site: Site) -> list[str]:
         f"--audit-policy-file={layout.audit_policy}",
         f"--audit-log-path={layout.audit_log}",
         "--audit-log-mode=blocking",
+        "--audit-log-maxsize=1024",  # MB; else it is moved away at 100, under the eyes of who compares it with ours
         "--allow-privileged=true",
         "--profiling=false",
         *site.apiserver_flags,
