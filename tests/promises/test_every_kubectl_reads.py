@@ -11,6 +11,8 @@ from support.kubectl import Kubectl, by_owner, on_two_ways
 from support.steps import Step, check
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kube_audit_proxy.demo.cluster import DemoCluster
     from support.proxies import Proxy
 
@@ -203,13 +205,15 @@ READS = (
 
 
 @pytest.fixture(scope="module")
-def still(demo: DemoCluster, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Fill a namespace with objects that nobody changes."""
+def still(demo: DemoCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fill a namespace with objects that nobody changes; it goes with the last of these tests."""
     objects = tmp_path_factory.mktemp("objects") / "objects.yaml"
     objects.write_text(OBJECTS, encoding="utf-8")
     by_owner(demo, "apply", "--server-side", "--force-conflicts", "-f", str(objects))
     by_owner(demo, "wait", "--for=create", f"--namespace={SPACE}", "cm/kube-root-ca.crt")
     by_owner(demo, "wait", "--for=condition=Ready", f"--namespace={SPACE}", "pod/lone")
+    yield
+    by_owner(demo, "delete", "namespace", SPACE, "--wait=false")
 
 
 @pytest.fixture(params=VERSIONS, scope="module")

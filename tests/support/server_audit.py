@@ -22,7 +22,8 @@ class ServerAudit:
     def __init__(self, demo: DemoCluster, client: str) -> None:
         self._log = demo.audit_log
         self._agent = f"{client}/"
-        self._from = self._log.stat().st_size
+        # from one byte before: whether a line begins there, or is just being written, is seen then
+        self._from = max(self._log.stat().st_size - 1, 0)
 
     def ended(self) -> dict[str, Event]:
         """The last event of each call by its audit ID, in the order the calls came, once all of them have ended."""
@@ -48,5 +49,6 @@ class ServerAudit:
         with self._log.open("rb") as log:
             log.seek(self._from)
             text = log.read()
-        lines = text[: text.rfind(b"\n") + 1].splitlines()
+        begin = text.find(b"\n") + 1 if self._from else 0
+        lines = text[begin : text.rfind(b"\n") + 1].splitlines()
         return [event for event in map(json.loads, lines) if event.get("userAgent", "").startswith(self._agent)]

@@ -52,7 +52,7 @@ class RemoteCommandObserver(StreamObserver):
 
     @property
     def ended(self) -> bool:
-        """Whether the error channel has told all it can."""
+        """Whether the error channel has told all it can, or the server has closed."""
         return self._done or self._errors.complete
 
     @property
@@ -100,7 +100,8 @@ class WebSocketCommandObserver(RemoteCommandObserver):
         if not self.wants_server:
             return
         for piece in self._reader.receive(data):
-            if self._done or piece.opcode >= Opcode.CLOSE:
+            self._done = self._done or piece.opcode is Opcode.CLOSE  # a server that closes has said all it will
+            if self._done or piece.opcode > Opcode.CLOSE:
                 continue
             if piece.starts:
                 self._channel = None
