@@ -257,15 +257,15 @@ def test_what_a_client_sends_is_shown_harmlessly(fronted: Proxy) -> None:
     """Escapes and marks in a path, query, User-Agent and Kubectl-Command reach the trail, and no terminal or log."""
     marks = "\x9b31m\u202e\u2066\x85\u2028".encode().decode("latin-1")
     with Raw(fronted) as raw:
-        claims = (f"User-Agent: hostile{marks}", f"Kubectl-Command: kubectl hostile{marks}")
+        claims = (f"User-Agent: bewitched{marks}", f"Kubectl-Command: kubectl bewitched{marks}")
         for target in (
-            "api/v1/namespaces/default/pods/%E2%80%AE%C2%9Bhostile?fieldSelector=%1b%5b31m%0a=%0d&x=%1b",
-            "api/v1/namespaces/%1b%5b2Jhostile%0a/pods",
-            "api/v1/pods/hostile%1b%5d0;x%07",
+            "api/v1/namespaces/default/pods/%E2%80%AE%C2%9Bbewitched?fieldSelector=%1b%5b31m%0a=%0d&x=%1b",
+            "api/v1/namespaces/%1b%5b2Jbewitched%0a/pods",
+            "api/v1/pods/bewitched%1b%5d0;x%07",
         ):
             answer = raw.ask(f"GET /clusters/demo/{target}", *claims)
             assert answer.code in {400, 404}
-    records = fronted.ended(lambda call: "hostile" in call.get("userAgent", ""), count=3)
+    records = fronted.ended(lambda call: "bewitched" in call.get("userAgent", ""), count=3)
     assert {record["decided_by"] for record in records} == {"apiserver", "proxy"}
     assert {character for record in records for character in record["userAgent"]} >= {
         "\x9b",
@@ -273,9 +273,9 @@ def test_what_a_client_sends_is_shown_harmlessly(fronted: Proxy) -> None:
         "\u2028",
         "\x85",
     }
-    assert records[-1]["name"] == "hostile\x1b]0;x\x07"
-    where = ("--data-dir", str(fronted.data_dir), "--text", "hostile")
-    wait_until(lambda: _shown("log", *where)[0].count("hostile") >= 3, "the index to have the calls")
+    assert records[-1]["name"] == "bewitched\x1b]0;x\x07"
+    where = ("--data-dir", str(fronted.data_dir), "--text", "bewitched")
+    wait_until(lambda: _shown("log", *where)[0].count("bewitched") >= 3, "the index to have the calls")
     for output in ("table", "wide", "json", "csv"):
         _check_harmless(_shown("log", "-o", output, *where)[0])
     assert fronted.log.read_text("utf-8").replace("\n", "").isprintable()
