@@ -224,6 +224,6 @@ def test_an_api_server_that_is_killed_under_load(demo: DemoCluster, tmp_path: Pa
         assert ends[audit_id]["status"] == code
         outcomes = {"complete"} if code == 201 else {"upstream_gone", "upstream_unreachable"}
         assert ends[audit_id]["outcome"] in outcomes or code not in {201, 502}
-    seen = [json.loads(line) for line in demo.audit_log.read_text("utf-8").splitlines()]
+    seen = [json.loads(line) for line in demo.audit_log.read_bytes().splitlines()]
     ours = {event["auditID"] for event in seen if (event.get("objectRef") or {}).get("name", "").startswith("killed-")}
     assert ours <= set(starts)
