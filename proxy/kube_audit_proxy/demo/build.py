@@ -107,7 +107,7 @@ MODULES: Mapping[str, Module] = {
         f"kubectl-1.{minor}": Module(
             version=f"v1.{minor}.{patch}",
             packages={"kubectl": f"{_COMMANDS}/kubectl"},
-            minutes=1,
+            minutes=2,
             stamps=_kubernetes_stamps(minor, patch),
             use_assets=False,
         )
