@@ -30,6 +30,8 @@ pytestmark = pytest.mark.servers
 _CORE = "/api/v1/namespaces/default"
 _MAPS = f"{_CORE}/configmaps"
 _SYSTEM_MAPS = "/api/v1/namespaces/kube-system/configmaps"
+_ROOTS = f"{_SYSTEM_MAPS}/kube-root-ca.crt"  # always the same to the last byte: a list has the version of all of etcd
+_ROLES = "/apis/rbac.authorization.k8s.io/v1/clusterroles"  # a table of most others tells ages, which go on
 _JSON = ("--header", "Content-Type: application/json")
 
 
@@ -106,10 +108,10 @@ READS = {
     "two ranges": Case("/openapi/v2", ("--range", "0-9,20-29"), status=206),
     "the end": Case("/openapi/v2", ("--range", "-50"), status=206),
     "beyond the end": Case("/openapi/v2", ("--range", "999999999-"), status=416),
-    "a table": Case(f"{_CORE}/services", ("--header", "Accept: application/json;as=Table;v=v1;g=meta.k8s.io"), "list",
-                    "services"),
-    "yaml": Case(_SYSTEM_MAPS, ("--header", "Accept: application/yaml"), "list", "configmaps"),
-    "protobuf": Case(_SYSTEM_MAPS, ("--header", "Accept: application/vnd.kubernetes.protobuf"), "list", "configmaps"),
+    "a table": Case(_ROLES, ("--header", "Accept: application/json;as=Table;v=v1;g=meta.k8s.io"), "list",
+                    "clusterroles"),
+    "yaml": Case(_ROOTS, ("--header", "Accept: application/yaml"), "get", "configmaps"),
+    "protobuf": Case(_ROOTS, ("--header", "Accept: application/vnd.kubernetes.protobuf"), "get", "configmaps"),
     "a type nobody speaks": Case(_SYSTEM_MAPS, ("--header", "Accept: image/png"), "list", "configmaps", 406),
     "missing": Case(f"{_MAPS}/nobody", (), "get", "configmaps", 404),
     "no such path": Case("/nothing/here", status=404),

@@ -50,6 +50,14 @@ def now() -> int:
     return microseconds(datetime.now(UTC))
 
 
+def just(**ago: float) -> timedelta:
+    """Return how much later than the beginning of all journals it was, this long before the present.
+
+    What is followed has to be new: `NOW` is as old as the whole run.
+    """
+    return datetime.now(UTC).replace(microsecond=0) - timedelta(**ago) - BEGINNING
+
+
 class Both:
     """The same traffic in a journal with its index, and in Loki."""
 
@@ -303,7 +311,7 @@ def test_the_program_shows_the_same(hard: Both, arguments: tuple[str, ...]) -> N
 
 def test_following_shows_what_comes_late(loki_url: str, tmp_path: Path) -> None:
     """A call that is shipped minutes after it ended is noticed; one that was there before is not shown again."""
-    ago = NOW - timedelta(minutes=8) - BEGINNING
+    ago = just(minutes=8)
     before = shifted(list(whole(auditID=str(uuid.uuid4()), user="lena")), ago)
     both = Both(tmp_path / "late", loki_url, [before])
     with LokiTrail(Loki(Access(loki_url)), now) as trail:
@@ -321,14 +329,14 @@ def test_following_tells_the_beginning_and_the_end(loki_url: str, tmp_path: Path
     with LokiTrail(Loki(Access(loki_url)), now) as trail:
         watch = trail.watch(Filters(user=Choice(("lucy",))))
         first = start(auditID=str(uuid.uuid4()), user="lucy", verb="watch")
-        call = shifted([first, started(first), end(first, 90_000)], NOW - timedelta(seconds=100) - BEGINNING)
+        call = shifted([first, started(first), end(first, 90_000)], just(seconds=100))
         both.add(call[:2])
         assert [change.record["stage"] for change in watch.changes()] == ["ResponseStarted"]
         both.add(call[2:])
         other = trail.watch(Filters(user=Choice(("lily",))))
         assert [change.record["stage"] for change in watch.changes()] == ["ResponseComplete"]
         short = start(auditID=str(uuid.uuid4()), user="lily", verb="watch")
-        both.add(shifted([short, started(short), end(short, 900)], NOW - timedelta(seconds=50) - BEGINNING))
+        both.add(shifted([short, started(short), end(short, 900)], just(seconds=50)))
         assert [change.record["stage"] for change in other.changes()] == ["ResponseComplete"]
         assert list(watch.changes()) == list(other.changes()) == []
 
@@ -356,7 +364,7 @@ def test_follow_prints_what_comes(loki_url: str, tmp_path: Path, command: str) -
     with subprocess.Popen([*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        both.add(shifted(list(whole(auditID=str(uuid.uuid4()), **named)), NOW - timedelta(seconds=20) - BEGINNING))
+        both.add(shifted(list(whole(auditID=str(uuid.uuid4()), **named)), just(seconds=20)))
         shown = json.loads(process.stdout.readline())
         assert shown["user"] == user
         process.send_signal(signal.SIGINT)
