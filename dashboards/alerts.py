@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from dashboards.signals import BEATS, LINES, SERVICE
+from dashboards.signals import BEATS, LINES, SERVICE, silent_writers
 from dashboards.variables import LOKI
 
 PRODUCTION = "prod.*"
@@ -43,10 +43,9 @@ RULES = (
     Rule(
         "kubeaudit-silent-writer",
         "A writer is silent",
-        f"sum by (writer) (count_over_time({BEATS} [1h])) "
-        f"unless sum by (writer) (count_over_time({BEATS} [3m]))",
+        silent_writers("1h", "3m"),
         "Writer {{ $labels.writer }} has sent no heartbeat for three minutes",
-        "It was stopped on purpose, it died, or its lines do not get through. Ends by itself an hour after the last.",
+        "It died, or its lines do not get through: one that is stopped says so before. Ends by itself an hour later.",
         severity="critical",
     ),
     Rule(

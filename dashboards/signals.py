@@ -28,6 +28,19 @@ LINES = f"{{{SERVICE}}} | export_seq!=``"
 """Everything that the shipper numbers."""
 BEATS = f'{{{SERVICE},kind="heartbeat"}}'
 
+
+def silent_writers(over: str, within: str) -> str:
+    """Return a query of the writers that lived in one range and sent no heartbeat in another, each with a 1.
+
+    Those whose last heartbeat said that they end have a 0.
+    """
+    goes_on = "label_format goes_on=`{{ if .ending }}0{{ else }}1{{ end }}` | unwrap goes_on | __error__=``"
+    return (
+        f"last_over_time({BEATS} | {goes_on} [{over}]) by (writer) "
+        f"unless sum by (writer) (count_over_time({BEATS} [{within}]))"
+    )
+
+
 _RESOURCE = "{{ .resource }}{{ if .subresource }}/{{ .subresource }}{{ end }}"
 _DETAILS = (
     f"{{{{ .verb }}}} {{{{ if .resource }}}}{_RESOURCE}{{{{ if .name }}}} {{{{ .name }}}}{{{{ end }}}}"
@@ -315,10 +328,9 @@ MISSING = Signal(
 )
 SILENT = Signal(
     "Silent writers",
-    f"count(sum by (writer) (count_over_time({BEATS} [$__range])) "
-    f"unless sum by (writer) (count_over_time({BEATS} [2m])))",
+    f"sum({silent_writers('$__range', '2m')})",
     "locale",
-    "Writers that sent a heartbeat in this time, but none in its last two minutes: stopped, or cut off.",
+    "Writers that sent a heartbeat in this time, but none in its last two minutes, and did not say that they end.",
 )
 JOURNAL_SIZE = Signal(
     "{{writer}}",

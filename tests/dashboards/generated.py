@@ -28,6 +28,8 @@ _SECONDS = 1440
 """How long the trail is: short enough that Tempo counts its spans before it has put them away."""
 _SILENT_AFTER = 840
 """When gateway-2 sends its last heartbeat."""
+_STOPPED_AFTER = 600
+"""When gateway-3, which takes no calls, ends in good order."""
 STREAMS = frozenset(("exec", "attach", "log", "portforward", "proxy"))
 
 HOSTILE = (
@@ -88,13 +90,16 @@ def generate(now: datetime, count: int = 500) -> tuple[Trail, list[Record]]:
     trail = Trail(Span(first, first + _SECONDS * 1000))
     shift = beginning + timedelta(minutes=2) - BEGINNING
     records = [*_random(count, shift), *_hostile(shift, count), *_secrets(shift, count)]
-    numbers = {"gateway-1": 0, "gateway-2": 0}
+    numbers = {"gateway-1": 0, "gateway-2": 0, "gateway-3": 0}
     made: list[Record] = []
     made.extend({"writer": f"gateway-{1 + at % 2}", **record} for at, record in enumerate(records))
     for second in range(5, _SECONDS, 15):
         moment = stamp(beginning + timedelta(seconds=second))
-        writers = numbers if second < _SILENT_AFTER else ("gateway-1",)
+        last = {"gateway-1": _SECONDS, "gateway-2": _SILENT_AFTER, "gateway-3": _STOPPED_AFTER}
+        writers = [writer for writer in numbers if second < last[writer]]
         made.extend({"writer": writer, **_heartbeat(moment, second)} for writer in writers)
+    stopped = stamp(beginning + timedelta(seconds=_STOPPED_AFTER))
+    made.append({"writer": "gateway-3", **_heartbeat(stopped, _STOPPED_AFTER), "ending": True})
     made.append({
         "writer": "gateway-1", "kind": "lost", "count": 7, "since": stamp(beginning),
         "stageTimestamp": stamp(beginning + timedelta(minutes=10)),

@@ -40,7 +40,9 @@ def test_no_heartbeat_at_all(backends: Backends, trail: Trail) -> None:
 
 
 def test_a_silent_writer(backends: Backends, trail: Trail) -> None:
-    """Fires for the writer that has stopped, and for that one only."""
+    """Fires for the writer that has stopped, and for that one only: not for one that said that it would."""
+    ended = max(milliseconds(beat) for beat in trail.heartbeats if beat.get("ending"))
+    assert not firing(backends, "kubeaudit-silent-writer", ended + 240_000)
     last = max(milliseconds(beat) for beat in trail.heartbeats if beat["writer"] == "gateway-2")
     assert not firing(backends, "kubeaudit-silent-writer", last + 60_000)
     assert firing(backends, "kubeaudit-silent-writer", last + 240_000).keys() == {("gateway-2",)}

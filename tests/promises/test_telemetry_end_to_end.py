@@ -231,7 +231,7 @@ def _is_well(shipped: Proxy) -> bool:
 
 
 def test_what_was_said_last_is_shipped(stack: TelemetryStack, traced: DemoCluster, tmp_path: Path) -> None:
-    """A proxy that is stopped ships the ends of its last calls before it is gone."""
+    """A proxy that is stopped ships the ends of its last calls before it is gone, and that it is."""
     command = ["--kubeconfig", str(traced.kubeconfig), "--otlp", stack.otlp_grpc]
     with proxy(command, tmp_path / "data", tmp_path / "proxy.log") as running:
         watch = [str(traced.kubectl), "--kubeconfig", str(running.kubeconfig), "get", "pods", "-A", "--watch"]
@@ -247,3 +247,6 @@ def test_what_was_said_last_is_shipped(stack: TelemetryStack, traced: DemoCluste
         if each.get("verb") == "watch" and each["stage"] != "RequestReceived" and each["stage"] != "ResponseStarted"
     ]
     assert end["auditID"] in {line["auditID"] for line in wait_until(lambda: in_loki(stack, ALL_CALLS), "lines")}
+    last = [each for each in lines(tmp_path / "data") if each["kind"] == "heartbeat"][-1]
+    goodbyes = '{service_name="kube-audit-proxy", kind="heartbeat"} | ending="true"'
+    assert last in wait_until(lambda: in_loki(stack, goodbyes), "the last heartbeat")

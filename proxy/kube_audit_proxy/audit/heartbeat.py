@@ -16,6 +16,8 @@ class Heartbeat:
     shipped_seq: int | None = None
     lag_seconds: float | None = None
     dead_letters: int | None = None
+    ending: bool = False
+    """It is the last one: the writer ends in good order."""
 
     def body(self, now: str) -> bytes:
         """Return the members of its line."""
@@ -29,5 +31,6 @@ class Heartbeat:
             "shipped_seq": self.shipped_seq,
             "lag_seconds": self.lag_seconds,
             "dead_letters": self.dead_letters,
+            "ending": self.ending or None,
         }
         return members({key: value for key, value in known.items() if value is not None})

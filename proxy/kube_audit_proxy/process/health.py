@@ -49,8 +49,8 @@ class WorkerHealth:
         )
         status.write(self._directory, snapshot)
 
-    def beat(self) -> None:
-        """Write a heartbeat to the journal."""
+    def beat(self, *, ending: bool = False) -> None:
+        """Write a heartbeat to the journal; the last one says that nobody need wait for another."""
         known = shipped(self._directory, self._name, time.time()) or Shipped()
         heartbeat = Heartbeat(
             product=PRODUCT,
@@ -60,6 +60,7 @@ class WorkerHealth:
             shipped_seq=known.seq,
             lag_seconds=known.lag_seconds,
             dead_letters=known.dead_letters,
+            ending=ending,
         )
         self._journal.append(heartbeat.body(self._wall()))
 

@@ -74,6 +74,8 @@ async def run(name: str, sockets: list[socket.socket], config: Config) -> None:
     await gateway.drain(config.grace)
     for task in beside:
         task.cancel()
+    if config.telemetry is not None:
+        health.beat(ending=True)
     await journal.close()
     health.gone()
 
