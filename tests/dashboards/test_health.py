@@ -28,7 +28,7 @@ def test_the_hole_is_found(board: Board) -> None:
 
 
 def test_the_writer_that_is_silent_is_counted(board: Board) -> None:
-    """One of three has stopped its heartbeats before the end of the time; another, that said it would end, is no worry."""
+    """One of three stopped its heartbeats before the end of the time; another said so before, and is no worry."""
     assert board.number("Silent writers") == 1
 
 

@@ -117,25 +117,26 @@ if TYPE_CHECKING:
 
 
 class Scripted:
-    """The server: plain, or with TLS by a given context. A context manager that stops it.
+    """The server: plain, or with TLS by a given context, at an address of ours. A context manager that stops it.
 
     A script is found by the path of a request. It returns true to have the connection kept for a next request. What
     the proxy asks at its start is answered 404.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
         self._tls = tls
+        self._host = host
         self._scripts: dict[str, Script] = {}
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self._listener = socket.create_server((host, 0), backlog=64)
         self.port: int = self._listener.getsockname()[1]
         self.connections = 0
 
     @property
     def url(self) -> str:
         """What a kubeconfig says of it."""
-        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
+        return f"{'https' if self._tls else 'http'}://{self._host}:{self.port}"
 
     def on(self, path: str, script: Script) -> None:
         """From now on do this for requests of that path."""

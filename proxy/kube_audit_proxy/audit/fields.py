@@ -304,7 +304,7 @@ FIELDS: tuple[Field, ...] = (
     Field("shipped_seq", "integer", "heartbeat", "The last of the writer's lines that had been shipped.", "shipper"),
     Field("lag_seconds", "number", "heartbeat", "How old the oldest line was that had not been shipped.", "shipper"),
     Field("dead_letters", "integer", "heartbeat", "Records that the other side refuses for good, so far.", "shipper"),
-    Field("ending", "boolean", "heartbeat", "True in a writer's last: it has ended in good order. Absent otherwise.", "proxy"),
+    Field("ending", "boolean", "heartbeat", "True in the last one where a writer ends in good order.", "proxy"),
     Field(
         "count", "integer", "lost", "How many lines could not be kept while the journal could not be written.", "proxy"
     ),

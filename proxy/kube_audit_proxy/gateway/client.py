@@ -15,7 +15,7 @@ import httptools
 
 from kube_audit_proxy.gateway.errors import ClientGoneError, Refusal
 from kube_audit_proxy.gateway.headers import RawHeaders
-from kube_audit_proxy.gateway.peer import has_hung_up
+from kube_audit_proxy.gateway.peer import has_hung_up, has_vanished
 from kube_audit_proxy.gateway.repeat import LONGEST, header_block, repeated
 from kube_audit_proxy.kube import status
 
@@ -91,6 +91,9 @@ class Upstream(Protocol):
     def client_writable(self, writable: bool) -> None:
         """Whether the client takes more of the answer at present."""
 
+    def miss_server(self) -> None:
+        """End the call if the API server has vanished."""
+
 
 class _Discarded:
     """An upstream for what is not wanted any more."""
@@ -115,6 +118,9 @@ class _Discarded:
 
     def client_writable(self, writable: bool) -> None:
         """Nothing is being written."""
+
+    def miss_server(self) -> None:
+        """Nothing is asked of it."""
 
 
 class ClientConnection(asyncio.BufferedProtocol):
@@ -415,6 +421,13 @@ class ClientConnection(asyncio.BufferedProtocol):
             return False
         self._gone_since = self._gone_since or now
         return now - self._gone_since > ABANDONED_TIMEOUT
+
+    def miss_peers(self) -> None:
+        """End the call if the client or the API server has vanished while something was being sent to it."""
+        if has_vanished(self.transport):
+            self.give_up()
+        elif self.upstream is not None:
+            self.upstream.miss_server()
 
     def give_up(self) -> None:
         """End the connection, and the call that runs on it, at once."""

@@ -21,6 +21,7 @@ from kube_audit_proxy.gateway.errors import (
     UpstreamTimeoutError,
 )
 from kube_audit_proxy.gateway.headers import RawHeaders
+from kube_audit_proxy.gateway.peer import has_vanished
 from kube_audit_proxy.kube import status
 from kube_audit_proxy.kube.channels import StreamObserver
 from kube_audit_proxy.kube.channels.frames import FrameCutter
@@ -298,6 +299,12 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self.transport.resume_reading()
         else:
             self.transport.pause_reading()
+
+    def miss_server(self) -> None:
+        """End the call if the API server has vanished: it acknowledges nothing of what is sent to it."""
+        if has_vanished(self.transport):
+            self._finish(UpstreamError("the API server vanished: nothing that is sent to it is acknowledged"))
+            self.transport.abort()
 
     # for the exchange
 

@@ -105,7 +105,7 @@ class Node:
         layout = self._layout
         for folder in (layout.root, layout.logs, layout.pki, layout.control):
             folder.mkdir(mode=0o700, exist_ok=True)
-        self._lock, self.link = _take_link()
+        self._lock, self.link = take_link()
         pki = write_pki(layout.pki, addresses=[self.link.node])
         authority = pki.ca.read_bytes()
         for user, token in self._tokens.items():
@@ -156,7 +156,7 @@ class Node:
         return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
-def _take_link() -> tuple[IO[str], Link]:
+def take_link() -> tuple[IO[str], Link]:
     """Take the lowest number that no other node of this machine has; it is ours until the file is closed."""
     folder = cache_root(os.environ)
     for number in range(_LINKS):
