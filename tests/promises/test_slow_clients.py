@@ -208,6 +208,29 @@ def test_a_reader_of_one_byte_at_a_time(rig: Rig) -> None:
     rig.until_freed(open_before)
 
 
+def test_an_answer_that_stalls_after_its_head(rig: Rig) -> None:
+    """It is waited for as long as its client waits, as without a proxy: what comes after an hour is delivered."""
+    path, more = "/test/stalls-half-way", threading.Event()
+
+    def script(connection: Connection, _asked: Asked) -> None:
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
+        more.wait(_PATIENCE)
+        connection.send(b"world")
+
+    rig.upstream.on(path, script)
+    with Raw(rig.proxy) as raw:
+        raw.send(raw.head(f"GET /clusters/plain{path}"))
+        raw.answer_head()
+        assert raw.exactly(5) == b"hello"
+        for _ in range(4):
+            rig.let_pass(900)
+        more.set()
+        assert raw.exactly(5) == b"world"
+    (end,) = rig.ends(path)
+    assert (end["outcome"], end["status"]) == ("complete", 200)
+    assert end["duration_ms"] >= 3_600_000
+
+
 # Gone.
 
 
