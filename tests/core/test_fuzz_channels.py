@@ -9,7 +9,7 @@ from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kube_audit_proxy.kube.channels import StreamObserver, observer
@@ -113,6 +113,9 @@ def _read(kind: tuple[str, str, str], client: Iterator[bytes], server: Iterator[
 
 @settings(max_examples=400)
 @given(st.sampled_from(_KINDS), _streams(), _streams(), st.lists(st.integers(1, 60), min_size=1, max_size=5))
+@example(_KINDS[0], b"", _frame(0x82, b"\x03" + _STATUS) + _frame(0x80, b"after the end"), [1])
+@example(_KINDS[0], b"", _frame(0x88, b"") + _frame(0x80, b"after the end"), [1])
+@example(_KINDS[3], _ERROR_STREAM, _data(1, _STATUS, 1) + _control(99, b"after the end", 1), [1])
 def test_cuts_never_matter(kind: tuple[str, str, str], client: bytes, server: bytes, sizes: list[int]) -> None:
     """Sound or damaged, a stream tells the same in one piece and in many, its faults included."""
     whole = _read(kind, iter([client]), iter([server]))

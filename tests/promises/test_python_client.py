@@ -361,15 +361,20 @@ def test_a_list_by_watch_ends_with_its_bookmark(clients: Clients, fronted: Proxy
 
 
 def test_a_watch_from_too_long_ago_is_told(clients: Clients, fronted: Proxy) -> None:
-    """What the API server says within a stream is the client's to read: a version that it no longer has."""
+    """What the API server says within a stream is the client's to read: a version that it no longer has.
+
+    What it has of a kind begins when that is made.
+    """
     errors = []
-    trail = Trail(fronted)
-    for api in (clients.direct, clients.fronted):
-        with pytest.raises(ApiException) as raised:
-            list(watch.Watch().stream(client.CoreV1Api(api).list_node, resource_version="1", timeout_seconds=1))
-        errors.append((raised.value.status, raised.value.reason.split(":")[0]))
-    assert errors == [(410, "Expired")] * 2
-    assert has(trail.end(), verb="watch", resource="nodes", status=200)
+    with _own_kind(clients) as where:
+        trail = Trail(fronted)
+        for api in (clients.direct, clients.fronted):
+            listing = client.CustomObjectsApi(api).list_namespaced_custom_object
+            with pytest.raises(ApiException) as raised:
+                list(watch.Watch().stream(listing, *where, resource_version="1", timeout_seconds=1))
+            errors.append((raised.value.status, raised.value.reason.split(":")[0]))
+        assert errors == [(410, "Expired")] * 2
+        assert has(trail.end(), verb="watch", resource=where[-1], status=200)
 
 
 def test_logs_are_followed(clients: Clients, fronted: Proxy) -> None:
@@ -574,8 +579,9 @@ def test_the_dynamic_client(clients: Clients, fronted: Proxy, label: str, tmp_pa
     assert made == [(verb, "configmaps", code) for verb, code in [*expected, ("delete", 200), ("get", 404)]]
 
 
-def test_a_resource_of_ones_own(clients: Clients, fronted: Proxy) -> None:
-    """A kind that is made during the run is used like any other, and is on record with its group."""
+@contextlib.contextmanager
+def _own_kind(clients: Clients) -> Iterator[tuple[str, str, str, str]]:
+    """Make a kind for the block; give its group, version, the namespace to use, and its plural."""
     group, plural = f"g{uuid.uuid4().hex[:8]}.example.com", "widgets"
     schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
     version = client.V1CustomResourceDefinitionVersion(name="v1", served=True, storage=True, schema=schema)
@@ -587,7 +593,16 @@ def test_a_resource_of_ones_own(clients: Clients, fronted: Proxy) -> None:
     try:
         custom = client.CustomObjectsApi(clients.fronted)
         wait_until(lambda: _lists(custom, group, plural), "the new kind to be served")
-        where = (group, "v1", _NAMESPACE, plural)
+        yield group, "v1", _NAMESPACE, plural
+    finally:
+        extensions.delete_custom_resource_definition(metadata.name)
+
+
+def test_a_resource_of_ones_own(clients: Clients, fronted: Proxy) -> None:
+    """A kind that is made during the run is used like any other, and is on record with its group."""
+    custom = client.CustomObjectsApi(clients.fronted)
+    with _own_kind(clients) as where:
+        group, _, _, plural = where
         body = {"apiVersion": f"{group}/v1", "kind": "Widget", "metadata": {"name": "one"}, "size": 1}
         trail = Trail(fronted)
         custom.create_namespaced_custom_object(*where, body)
@@ -597,8 +612,6 @@ def test_a_resource_of_ones_own(clients: Clients, fronted: Proxy) -> None:
         ends = trail.ends(3)
         assert [what(end)[:2] for end in ends] == [(verb, plural) for verb in ("create", "patch", "delete")]
         assert all(has(end, group=group, version="v1", namespace=_NAMESPACE) for end in ends)
-    finally:
-        extensions.delete_custom_resource_definition(metadata.name)
 
 
 def _lists(custom: Any, group: str, plural: str) -> bool:

@@ -136,7 +136,7 @@ def _plain(record: Mapping[str, Any]) -> str | None:
             values[position] = cell(field, value)
     if not _AS_THEY_ARE.issuperset(map(type, values)):
         return None
-    before, after, groups = _BEFORE % (*values[:_GROUPS],), _AFTER % (*values[_GROUPS + 1 :],), values[_GROUPS]
+    before, after, groups = _BEFORE % (*values[:_GROUPS],), _AFTER % (*values[_GROUPS + 1 :],), str(values[_GROUPS])
     text = before + after
     if _to_quote(text) or "," in text or _FORMULA(text) or text.count("\0") != len(_FIELDS) - 1 or _to_quote(groups):
         return None

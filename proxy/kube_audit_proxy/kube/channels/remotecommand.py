@@ -100,8 +100,10 @@ class WebSocketCommandObserver(RemoteCommandObserver):
         if not self.wants_server:
             return
         for piece in self._reader.receive(data):
-            self._done = self._done or piece.opcode is Opcode.CLOSE  # a server that closes has said all it will
-            if self._done or piece.opcode > Opcode.CLOSE:
+            if piece.opcode is Opcode.CLOSE:
+                self._done = True  # a server that closes has said all it will
+                return
+            if piece.opcode > Opcode.CLOSE:
                 continue
             if piece.starts:
                 self._channel = None
@@ -111,17 +113,20 @@ class WebSocketCommandObserver(RemoteCommandObserver):
                 self._channel = first - ord("0") if self._is_base64 else first
                 start = 1
             if self._channel == _ERROR_CHANNEL:
-                self._add(piece.payload.read(start, len(piece.payload)), ends=piece.ends)
+                self._done = self._add(piece.payload.read(start, len(piece.payload)), ends=piece.ends)
+                if self._done:
+                    return  # what comes after the end is nobody's to judge, in this read as in the next
 
-    def _add(self, data: bytes, *, ends: bool) -> None:
+    def _add(self, data: bytes, *, ends: bool) -> bool:
+        """Add to the error channel; tell whether it has told all it can."""
         if self._is_base64:
             self._base64 += data[: _LONGEST_BASE64 - len(self._base64)]
             if not ends:
-                return
+                return False
             data = _decoded(bytes(self._base64))
             self._base64.clear()
         self._errors.add(data)
-        self._done = ends and self._errors.complete
+        return ends and self._errors.complete
 
 
 class SpdyCommandObserver(RemoteCommandObserver):
@@ -171,6 +176,7 @@ class SpdyCommandObserver(RemoteCommandObserver):
                 self._errors.add(event.data)
             elif isinstance(event, StreamEnded):
                 self._done = True
+                return
 
 
 def _decoded(text: bytes) -> bytes:
