@@ -27,7 +27,7 @@ from benchmarks.goals import Figure, save
 from benchmarks.journals import Population, overlapping, write_lines, write_varied_journal
 from kube_audit_proxy.admin.lag import lags
 from kube_audit_proxy.index.filters import parse
-from kube_audit_proxy.index.indexer import index_once, run
+from kube_audit_proxy.index.indexer import heads, index_once, run
 from kube_audit_proxy.index.reader import Index
 from kube_audit_proxy.index.schema import FILE_NAME, open_for_writing
 
@@ -35,7 +35,6 @@ CALLS, TIMED, EXPORTED = 10_000_000, 200_000, 1_000_000
 PER_SECOND, SECONDS = 2_000, 20
 PAGE, REPEATED = 100, 5
 _BEGIN = datetime(2026, 11, 1, tzinfo=UTC)
-_KEPT_SEGMENTS = 3
 
 
 def main() -> None:
@@ -138,8 +137,10 @@ def _grow(home: Path, calls: int, writer: str, seed: int) -> None:
         while True:
             last = not writing.is_alive()
             index_once(db, journal)
-            for segment in sorted((journal / writer).glob("*.jsonl"))[:-_KEPT_SEGMENTS]:
-                segment.unlink()
+            reached = heads(db)
+            for segment in (journal / writer).glob("*.jsonl"):
+                if writer in reached and segment.name < reached[writer].cursor.segment:
+                    segment.unlink()
             if last:
                 break
             pause.wait(0.2)
