@@ -198,6 +198,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self._head_raw = self._head_raw[end:]
             return
         self._head_whole = True
+        self._head_raw = b""  # a watch would keep it for hours
         response.keep_alive = self._parser.should_keep_alive()
         response.upgraded = response.code == 101
         if self._request is not None and self._request.method == "HEAD":
