@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 
 _MANY, _GATHER_SECONDS = 50, 0.3
-"""Where a look finds so many lines, the next one comes later: a call that is indexed with more costs half as much."""
+"""Where a look finds so many lines, the next one comes later: calls that are indexed together cost a third less."""
 
 _BATCH = 8 << 20
 """Bytes of the journal, about, that are written into the index in one transaction."""
