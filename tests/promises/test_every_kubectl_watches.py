@@ -53,7 +53,8 @@ WATCHES = (
     Watch("get cm --watch-only -o jsonpath='{.metadata.name}={.metadata.labels}{\"\\n\"}'", 3),
     Watch("get cm --watch-only -l seen=yes", 2),
     Watch("get cm --watch-only --field-selector=metadata.name=passing", 3),
-    Watch("get cm -A --watch-only --no-headers", 3),
+    # by name: other namespaces have their own comings and goings, such as those of the version before
+    Watch("get cm -A --watch-only --no-headers --field-selector=metadata.name=passing", 3),
 )
 
 
