@@ -89,7 +89,7 @@ CSV = """
 
 `kubectl audit export` and `kubectl audit log -o csv` write these columns, in this order. Lines are those of RFC 4180:
 UTF-8, ended by CR LF, quoted where needed. A text that a spreadsheet would take for a formula begins with an
-apostrophe.
+apostrophe; so does the rest of a text after a semicolon or a tab, which separate columns in some places.
 Lists are one cell, separated by commas; an exec command line is quoted as for a shell. What a record does not have is
 empty. `kind` and `prev` are not among them.
 

@@ -1,6 +1,8 @@
 """Records as CSV: RFC 4180, safe to open in a spreadsheet. Pure.
 
-A cell whose text a spreadsheet would take for a formula begins with an apostrophe. Numbers are written as they are.
+A cell whose text a spreadsheet would take for a formula begins with an apostrophe. So does what follows a semicolon or
+a tab in it: where those separate columns, as semicolons do in much of Europe, it is a cell. Numbers are written as they
+are.
 """
 
 import csv
@@ -68,6 +70,8 @@ COLUMNS: tuple[tuple[str, str], ...] = (
 
 # What spreadsheets take for the beginning of a formula; the last four are the wide forms of the first four.
 FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+_SIGN = f"[{re.escape(''.join(FORMULA))}]"
+_FURTHER = re.compile(f'[;\t](?="*{_SIGN})')
 
 
 def header() -> str:
@@ -105,6 +109,8 @@ def cell(field: str, value: object) -> str | int | float:
 
 def defused(text: str) -> str:
     """Return the text such that no spreadsheet takes it for a formula."""
+    if ";" in text or "\t" in text:
+        text = _FURTHER.sub(r"\g<0>'", text)
     return f"'{text}" if text.startswith(FORMULA) else text
 
 
@@ -125,7 +131,7 @@ _AS_THEY_ARE = frozenset((str, int, float))
 _GROUPS = _FIELDS.index("groups")
 _BEFORE = "\0%s" * _GROUPS
 _AFTER = "\0%s" * (len(_FIELDS) - _GROUPS - 1)
-_FORMULA = re.compile(f"\0[{re.escape(''.join(FORMULA))}]").search
+_FORMULA = re.compile(f"[\0;\t]{_SIGN}").search
 
 
 def _plain(record: Mapping[str, Any]) -> str | None:
