@@ -28,7 +28,7 @@ _FLAT = (("memory", "mib", 1.05), ("descriptors", "descriptors", 1.05), ("p50", 
 
 def main() -> None:
     """Run, measure every period, and save how the last quarter compares with the second."""
-    seconds = int(sys.argv[1]) if len(sys.argv) > 1 else SECONDS
+    seconds = int(sys.argv[1]) if len(sys.argv) > 1 and sys.argv[1].isdigit() else SECONDS
     samples = []
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="kube-audit-proxy-bench-") as folder, ExitStack() as stack:
         home = Path(folder)

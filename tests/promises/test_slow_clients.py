@@ -178,6 +178,18 @@ def test_a_body_that_does_not_end(rig: Rig) -> None:
     rig.until_freed(before)
 
 
+def test_clients_that_come_and_go(rig: Rig) -> None:
+    """No memory is kept for clients that were served and left: two thousand of them take no more than the first."""
+
+    def come_and_go(count: int) -> int:
+        for _ in range(count):
+            rig.poke()
+        return rig.worker().memory_info().rss
+
+    before = come_and_go(200)
+    assert come_and_go(2000) - before < _ROOM / 6
+
+
 def test_a_reader_of_one_byte_at_a_time(rig: Rig) -> None:
     """A gigabyte waits behind a client that reads next to nothing: in the API server, not in the proxy."""
     path, stalled = "/test/list", threading.Event()

@@ -14,7 +14,7 @@ import httptools
 
 from kube_audit_proxy.gateway.errors import ClientGoneError, Refusal
 from kube_audit_proxy.gateway.headers import RawHeaders
-from kube_audit_proxy.gateway.peer import has_hung_up, has_vanished
+from kube_audit_proxy.gateway.peer import GONE, has_hung_up, has_vanished
 from kube_audit_proxy.gateway.repeat import LONGEST, header_block, repeated
 from kube_audit_proxy.kube import status
 
@@ -32,6 +32,8 @@ READ_AHEAD = 256 << 10
 """Bytes of a body, or sent ahead of a 101, that are held before reading stops."""
 
 _VERSIONS = frozenset({"1.0", "1.1"})
+_NO_PARSER = httptools.HttpRequestParser(None)
+"""For a connection that is lost: its own one refers to it in a circle, see `GONE`."""
 
 HEAD_TIMEOUT = 32.0
 """Seconds for a head that has begun (kubernetes/apiserver pkg/server/secure_serving.go, ReadHeaderTimeout)."""
@@ -171,6 +173,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             self.upstream.client_failed()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(ClientGoneError())
+        self.transport, self._parser = GONE, _NO_PARSER
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
         """Lend the loop its buffer."""

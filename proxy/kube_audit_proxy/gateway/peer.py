@@ -49,3 +49,34 @@ def has_vanished(transport: asyncio.BaseTransport) -> bool:
     told: bytes = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
     unheard = int.from_bytes(told[_LAST_ACK_RECEIVED:], sys.byteorder)
     return len(told) == _TCP_INFO_SIZE and told[_RETRANSMITS] >= _RETRIES and unheard > _UNHEARD_MS
+
+
+class _Gone(asyncio.Transport):
+    """The transport of a connection that is lost: what is written to it goes nowhere, as in asyncio's own."""
+
+    def is_closing(self) -> bool:
+        """It is closed."""
+        return True
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Drop it."""
+
+    def pause_reading(self) -> None:
+        """Nothing is read."""
+
+    def resume_reading(self) -> None:
+        """Nothing is read."""
+
+    def close(self) -> None:
+        """It is closed."""
+
+    def abort(self) -> None:
+        """It is closed."""
+
+
+GONE: asyncio.Transport = _Gone()
+"""What a lost connection has in place of its transport, which would otherwise refer to it in a circle.
+
+The buffers of a TLS connection are 50 KB and more. In circles they stay until all objects there are have been looked
+at, which is too slow to be done often; so a proxy would grow by each watch and each client that came and went.
+"""

@@ -67,6 +67,8 @@ class Pool:
             raise UpstreamConnectError(f"the certificate of {where} is not trusted: {reason}") from untrusted
         except OSError as error:
             raise UpstreamConnectError(f"no connection to {where}: {error.strerror or error}") from error
+        if connection.transport.is_closing():
+            raise UpstreamConnectError(f"{where} closed the connection at once")
         keep_alive(connection.transport.get_extra_info("socket"))
         return connection
 

@@ -21,7 +21,7 @@ from kube_audit_proxy.gateway.errors import (
     UpstreamTimeoutError,
 )
 from kube_audit_proxy.gateway.headers import RawHeaders
-from kube_audit_proxy.gateway.peer import has_vanished
+from kube_audit_proxy.gateway.peer import GONE, has_vanished
 from kube_audit_proxy.kube import status
 from kube_audit_proxy.kube.channels import StreamObserver
 from kube_audit_proxy.kube.channels.frames import FrameCutter
@@ -29,6 +29,8 @@ from kube_audit_proxy.kube.channels.frames import FrameCutter
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)")
 _CAPTURE = 16 << 10
 """Bytes of a failure's body that are kept to read its Status from."""
+
+_NO_PARSER = httptools.HttpResponseParser(None)
 
 
 class Response:
@@ -128,6 +130,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         elif not self._done:
             when = "before it answered" if not response.code else "in the middle of its answer"
             self._finish(UpstreamError(f"the API server closed the connection {when}"))
+        self.transport, self._parser = GONE, _NO_PARSER
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
         """Lend the loop its buffer."""
@@ -422,13 +425,15 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             client.detach()
         self._client = None
         self._held, self._held_bytes, self.observer = [], 0, None
+        self._head = self._end = None
+        error, self._error = self._error, None  # its traceback refers to whoever has waited for this connection
         if self.transport.is_closing():
             return False
         # The client may have been slow to the last: the next one must not wait for it, nor may the end go unseen.
         self.transport.resume_reading()
         return (
             self._done
-            and self._error is None
+            and error is None
             and request is not None
             and request.body_done
             and response.keep_alive
