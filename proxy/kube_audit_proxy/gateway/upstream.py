@@ -31,6 +31,7 @@ _CAPTURE = 16 << 10
 """Bytes of a failure's body that are kept to read its Status from."""
 
 _NO_PARSER = httptools.HttpResponseParser(None)
+"""For a connection that is lost: its own one refers to it in a circle, see `GONE`."""
 
 
 class Response:
