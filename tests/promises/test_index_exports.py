@@ -56,7 +56,7 @@ def test_a_file_of_many_calls_is_whole_and_in_order(data_dir: Path, tmp_path: Pa
     done = subprocess.run(export(data_dir, target), check=True, capture_output=True, text=True)
     assert done.stderr == f"{CALLS:,} calls written to {target}\n"
     with Index(data_dir / "index.db") as index:
-        expected = csv.header() + csv.rows(call.record for call in index.iterate(Filters()))
+        expected = csv.header() + csv.rows(call.line for call in index.iterate(Filters()))
     assert target.read_bytes() == expected.encode()
 
 

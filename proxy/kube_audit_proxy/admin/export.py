@@ -31,7 +31,7 @@ class Format:
 
 
 FORMATS = (
-    Format("csv", "text/csv; charset=utf-8", csv.header(), lambda calls: csv.rows(each.record for each in calls)),
+    Format("csv", "text/csv; charset=utf-8", csv.header(), lambda calls: csv.rows(each.line for each in calls)),
     Format("jsonl", "application/x-ndjson; charset=utf-8", "", lambda calls: jsonl.rows(each.line for each in calls)),
 )
 

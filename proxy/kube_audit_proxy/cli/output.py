@@ -37,7 +37,9 @@ class Output:
 def machine_rows(output: str, *, terminal: bool) -> Callable[[Sequence[Call | Change]], str]:
     """Return what writes calls as `json` or `csv`; on a terminal, such that nothing in them acts on the terminal."""
     if output == "csv":
-        return lambda calls: csv.rows(visible_record(call.record) if terminal else call.record for call in calls)
+        if terminal:
+            return lambda calls: "".join(csv.row(visible_record(call.record)) for call in calls)
+        return lambda calls: csv.rows(call.line for call in calls)
     return lambda calls: jsonl.rows(visible_json(call.line) if terminal else call.line for call in calls)
 
 

@@ -11,6 +11,11 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
+import orjson
+
+from kube_audit_proxy.audit.fields import FIELDS
+
 # Every field of a call, in the order of the columns; `kind` is always `call`, and `prev` proves nothing outside the
 # journal.
 COLUMNS: tuple[tuple[str, str], ...] = (
@@ -72,6 +77,7 @@ COLUMNS: tuple[tuple[str, str], ...] = (
 FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 _SIGN = f"[{re.escape(''.join(FORMULA))}]"
 _FURTHER = re.compile(f'[;\t](?="*{_SIGN})')
+_FIRST = re.compile(f"\0{_SIGN}")
 
 
 def header() -> str:
@@ -81,14 +87,12 @@ def header() -> str:
 
 def row(record: Mapping[str, Any]) -> str:
     """Return the line of a call, with its line end."""
-    return rows([record])
+    return line([cell(field, record.get(field)) for field in _FIELDS])
 
 
-def rows(records: Iterable[Mapping[str, Any]]) -> str:
-    """Return the lines of calls, each with its line end."""
-    return "".join(
-        [_plain(record) or line([cell(field, record.get(field)) for field in _FIELDS]) for record in records]
-    )
+def rows(lines: Iterable[str | bytes]) -> str:
+    """Return the lines of calls, each with its line end, given their lines in the journal."""
+    return "".join([_plain(each) or row(orjson.loads(each)) for each in lines])
 
 
 def cell(field: str, value: object) -> str | int | float:
@@ -122,36 +126,43 @@ def line(cells: Iterable[str | float]) -> str:
 
 
 _FIELDS = tuple(field for _, field in COLUMNS)
-_ABSENT = ("",) * len(_FIELDS)
-_OTHERS = ("groups", "sourceIPs", "exec_argv", "ports", "impersonated", "exec_tty", "exec_stdin", "relaxed")
-_OF_OTHER_TYPES = tuple((_FIELDS.index(field), field) for field in _OTHERS)
-"""Lists and booleans: what Python would not write as `cell` does."""
-
-_AS_THEY_ARE = frozenset((str, int, float))
+_TYPES = {
+    "integer": int | float,
+    "number": int | float,
+    "boolean": bool,
+    "array of strings": list[str],
+    "array of integers": list[int],
+}
+_TYPE_OF = {field.name: _TYPES.get(field.type, str) for field in FIELDS}
+_NO_TEXTS = tuple((at, field) for at, field in enumerate(_FIELDS) if _TYPE_OF[field] is not str)
 _GROUPS = _FIELDS.index("groups")
-_BEFORE = "\0%s" * _GROUPS
-_AFTER = "\0%s" * (len(_FIELDS) - _GROUPS - 1)
-_FORMULA = re.compile(f"[\0;\t]{_SIGN}").search
+_Cells = msgspec.defstruct("_Cells", [(field, _TYPE_OF[field], "") for field in _FIELDS], gc=False)
+_cells = msgspec.json.Decoder(_Cells).decode
 
 
-def _plain(record: Mapping[str, Any]) -> str | None:
-    """Return the line of a call, if no cell is to be quoted or defused but those of lists; that is nearly every one."""
-    values = [*map(record.get, _FIELDS, _ABSENT)]
-    for position, field in _OF_OTHER_TYPES:
-        if (value := values[position]) != "":
-            values[position] = cell(field, value)
-    if not _AS_THEY_ARE.issuperset(map(type, values)):
+def _plain(call: str | bytes) -> str | None:
+    """Return the line of a call, if no cell is to be quoted or defused but its groups; that is nearly every one."""
+    try:
+        cells: list[Any] = [*msgspec.structs.astuple(_cells(call))]
+    except msgspec.MsgspecError:
         return None
-    before, after, groups = _BEFORE % (*values[:_GROUPS],), _AFTER % (*values[_GROUPS + 1 :],), str(values[_GROUPS])
-    text = before + after
-    if _to_quote(text) or "," in text or _FORMULA(text) or text.count("\0") != len(_FIELDS) - 1 or _to_quote(groups):
+    for position, field in _NO_TEXTS:
+        if (value := cells[position]) != "":
+            cells[position] = str(cell(field, value))
+    before, after, groups = "\0".join(cells[:_GROUPS]), "\0".join(cells[_GROUPS + 1 :]), cells[_GROUPS]
+    text = f"\0{before}\0{after}"
+    if "," in text or _to_quote(text) or _to_quote(groups) or _to_defuse(text) or text.count("\0") != len(_FIELDS) - 1:
         return None
     quoted = f'"{groups}"' if "," in groups else groups
-    return f"{before[1:].replace(_NUL, ',')},{quoted}{after.replace(_NUL, ',')}\r\n"
+    return f"{before.replace(_NUL, ',')},{quoted},{after.replace(_NUL, ',')}\r\n"
 
 
 def _to_quote(text: str) -> bool:
     return '"' in text or "\r" in text or "\n" in text
+
+
+def _to_defuse(text: str) -> bool:
+    return ";" in text or "\t" in text or _FIRST.search(text) is not None
 
 
 _NUL = "\0"

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, NamedTuple
 
-import orjson
-
 from kube_audit_proxy.export import csv
 
 _LENGTH = struct.Struct(">Q")
@@ -100,8 +98,8 @@ def _read(file: IO[bytes]) -> bytes | None:
     return data if len(data) == size else None
 
 
-def _rows(lines: Sequence[str]) -> bytes:
-    return csv.rows(map(orjson.loads, lines)).encode()
+def _rows(lines: Sequence[str | bytes]) -> bytes:
+    return csv.rows(lines).encode()
 
 
 def main() -> None:
@@ -109,7 +107,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for who started this, and ends this too
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     while (data := _read(sys.stdin.buffer)) is not None:
-        rows = _rows(data.decode().split("\n"))
+        rows = _rows(data.split(b"\n"))
         sys.stdout.buffer.write(_LENGTH.pack(len(rows)) + rows)
         sys.stdout.buffer.flush()
 
