@@ -185,11 +185,21 @@ def check(index: Index, records: list[Record], raw: dict[str, str], predicate: P
 
 WAYS: dict[str, dict[str, int]] = {
     "the best": {},
-    "by kinds": {"_FIRST": 3, "_MOST": 2, "_PAYS": 1, "_COMMON": 0, "_RECENT": 20, "_ODD": 2, "_FEW_IDS": 30},
+    "by kinds": {
+        "_FIRST": 3, "_MOST": 2, "_PAYS": 1, "_COMMON": 0, "_RECENT": 20, "_ODD": 2, "_FEW_IDS": 30,
+        "_FEWEST_CALLS": CALLS,
+    },
     "by old kinds": {"_FIRST": 3, "_MOST": 2, "_PAYS": 1, "_COMMON": 0, "_RECENT": 0, "_ODD": 2, "_FEW_IDS": 0},
-    "by words": {"_FIRST": 3, "_MOST": 5, "_PAYS": 1, "_COMMON": 0, "_FEW_CALLS": 0, "_FEW_COMMANDS": 1, "_ODD": 2},
+    "by words": {
+        "_FIRST": 3, "_MOST": 5, "_PAYS": 1, "_COMMON": 0, "_FEW_CALLS": 0, "_FEW_COMMANDS": 1, "_ODD": 2,
+        "_FEWEST_CALLS": 0, "_MOST_WORDS": 5,
+    },
+    "by words, then by kinds": {
+        "_FIRST": 3, "_MOST": 5, "_PAYS": 1, "_COMMON": 0, "_ODD": 2, "_FEWEST_CALLS": 0, "_MANY_WORDS": 20,
+        "_CALL_COSTS": 1,
+    },
     "all of them": {"_FIRST": 7, "_MOST": 7, "_PAYS": 10**9, "_COMMON": 10**9, "_RARE": 10**9},
-}
+}  # fmt: skip
 """Which of the ways that lead to a call are taken, by the numbers that decide on it."""
 
 
@@ -253,6 +263,7 @@ def test_values_are_bound() -> None:
         queries.scan(filters, some),
         queries.of_commands(filters, [1], some),
         queries.number_of_calls_of(kinds),
+        queries.number_of_kinds(queries.Narrow("user", (needle,))),
         queries.newest_kinds(kinds, some, (1, 1), (1, 1), 1),
         queries.lately(filters, some, (1, 1), 1, said=True),
         queries.end_of_lately(some, (1, 1), 1),

@@ -78,6 +78,14 @@ def kinds(filters: Filters, narrow: Narrow | None, *, said: bool) -> Query:
     return Query(f"FROM {source} CROSS JOIN tallies USING (kind) WHERE {where.sql}", where.parameters)
 
 
+def number_of_kinds(narrow: Narrow | None) -> Query:
+    """Ask among how many kinds `kinds` looks for those whose calls can pass."""
+    if narrow is None:
+        return Query("SELECT coalesce(max(kind), 0) FROM kinds")
+    where = _joined([_by_index(narrow)])
+    return Query(f"SELECT count(*) FROM kinds INDEXED BY kinds_{narrow.column} WHERE {where.sql}", where.parameters)
+
+
 def number_of_calls_of(kinds_: Query) -> Query:
     """Ask how many calls the kinds have."""
     return Query(f"SELECT coalesce(sum(calls), 0) {kinds_.sql}", kinds_.parameters)
@@ -153,8 +161,7 @@ def calls_with_words(filters: Filters, words: str, within: Span) -> Query:
     """Ask for the calls that have these words (JSON), if the text is in them, and that pass: `id, command`."""
     where = _joined((_not_said(filters), _kind_condition(filters), *_of_call(filters, said=False), _within(within)))
     return Query(
-        "SELECT id, command FROM (SELECT value FROM json_each(?)) CROSS JOIN words ON words.words = value"
-        f" {_LOG_OF_WORDS} WHERE {where.sql}",
+        f"SELECT id, command FROM (SELECT value AS found FROM json_each(?)) {_LOG_OF_WORDS} WHERE {where.sql}",
         (words, *where.parameters),
     )
 
@@ -165,8 +172,8 @@ def calls_with_words_that_match(filters: Filters, match: str) -> Query:
         (_not_said(filters), _kind_condition(filters), *_of_call(filters, said=False), _within(span(filters)))
     )
     return Query(
-        f"SELECT id, command FROM trigrams CROSS JOIN words ON words.words = trigrams.rowid {_LOG_OF_WORDS}"
-        f" WHERE trigrams MATCH ? AND {where.sql}",
+        f"SELECT id, command FROM (SELECT rowid AS found FROM trigrams WHERE trigrams MATCH ?) {_LOG_OF_WORDS}"
+        f" WHERE {where.sql}",
         (match, *where.parameters),
     )
 
@@ -404,7 +411,10 @@ _SAID = "(SELECT client FROM clients WHERE instr(text, ?))"
 _KIND = "CROSS JOIN kinds USING (kind)"
 _WORDS = "CROSS JOIN words USING (words)"
 _TEXTS = "CROSS JOIN clients USING (client) LEFT JOIN words USING (words)"
-_LOG_OF_WORDS = f"CROSS JOIN log INDEXED BY log_words ON log.words = words.words {_KIND}"
+# The index knows the kind: only what is of a kind that can pass is looked up, and its text read.
+_LOG_OF_WORDS = (
+    f"CROSS JOIN log INDEXED BY log_words ON log.words = found {_KIND} CROSS JOIN words ON words.words = found"
+)
 
 
 def _within(within: Span) -> Query:

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-VERSION = 2
+VERSION = 3
 FILE_NAME = "index.db"
 
 INDEXED = ("user", "namespace", "resource", "verb", "status", "decision")
@@ -59,7 +59,7 @@ CREATE TABLE log (
 CREATE UNIQUE INDEX log_change ON log (change);
 CREATE INDEX log_kind ON log (kind);
 CREATE INDEX log_command ON log (command) WHERE command IS NOT NULL;
-CREATE INDEX log_words ON log (words) WHERE words IS NOT NULL;
+CREATE INDEX log_words ON log (words, kind) WHERE words IS NOT NULL;
 CREATE TABLE records (id INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;
 CREATE TABLE kinds (
   kind INTEGER PRIMARY KEY,

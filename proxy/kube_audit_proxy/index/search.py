@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cached_property
 from heapq import heappop, heappush, merge
 from operator import attrgetter
 from typing import NamedTuple
@@ -32,11 +33,26 @@ _ODD = 64_000
 """Calls that are gone through where commands are asked for in a way for which there is no better one."""
 
 _RECENT = 16_000
-"""Kinds that are gone through by how new their calls are, before all are."""
+"""Kinds that are gone through, at most, by how new their calls are, before all are."""
 
 _FEW_COMMANDS = 2000
 _FEW_CALLS = 20_000
 """Calls that are looked at one by one sooner than all words that match."""
+
+_FEWEST_CALLS = 2000
+"""Calls that are looked at one by one sooner than the newest words that match."""
+
+_MOST_WORDS = 64_000
+"""Words that are gone through at once, at most: to find where to go on takes as long as to look at thousands."""
+
+_MANY_WORDS = 16_000
+"""Words after which it pays to ask how many calls there are to look at instead."""
+
+_CALL_COSTS = 6
+"""Words that are looked at in the time that a call of a kind takes."""
+
+_KIND_COSTS = 2
+"""Kinds that are looked at one after another in the time that one takes among those that had a call last."""
 
 _FEW_IDS = 200_000
 """Calls of which the ids are read, and sorted, sooner than many kinds are asked for their newest."""
@@ -66,7 +82,8 @@ class Search:
         facets = {column: _facets(db, column) for column in asked}
         self._calls = _single(db, Query("SELECT coalesce(sum(calls), 0) FROM facets WHERE field = 'verb'"))
         self._narrow = queries.narrowest(filters, facets, INDEXED, self._calls // _RARE)
-        self._is_rare = self._narrow is not None and _PAYS * _number(facets, self._narrow) < self._calls
+        self._most = self._calls if self._narrow is None else _number(facets, self._narrow)
+        self._is_rare = _PAYS * self._most < self._calls
         # To look for others among the ids of all commands takes long, where there are many.
         self._commands = self._named() if queries.knows_beginnings(filters) else None
         self._nowhere = self._commands == [] or (self._narrow is not None and not self._narrow.values)
@@ -165,7 +182,9 @@ class Search:
 
     def _has_few(self, kinds: Query, few: int) -> bool:
         """Tell whether these kinds have so few calls that they are best looked at one by one."""
-        return not queries.are_all(self._filters) and _single(self._db, queries.number_of_calls_of(kinds)) <= few
+        if queries.are_all(self._filters):
+            return False
+        return self._most <= few or _single(self._db, queries.number_of_calls_of(kinds)) <= few
 
     def _scanned(self, within: Span) -> Iterator[tuple[list[Found], Span | None]]:
         """Go through calls, newest first, while that pays: yield those that pass, and the span that is left."""
@@ -192,23 +211,31 @@ class Search:
     def _by_words(self, within: Span) -> Iterator[Found]:
         """Yield the calls that have the text in their words, and not said of their client, newest first."""
         words = self._words(_LAST, _FIRST)
-        if self._match is None or (len(words) == _FIRST and self._has_few(self._unsaid, _FEW_CALLS)):
+        if self._match is None or (len(words) == _FIRST and self._most <= _FEWEST_CALLS):
             yield from self._all_of_kinds(self._unsaid, within, said=False)
             return
         held: list[tuple[int, Found]] = []
-        size = _FIRST
+        size, seen = _FIRST, 0
         while words:
             query = queries.calls_with_words(self._filters, orjson.dumps(words).decode(), within)
             for found in self._found(query):
                 heappush(held, (-found.id, found))
-            last, size = words[-1], min(2 * size, _MOST)
-            words = self._words(last, size)
+            last, size, seen = words[-1], min(2 * size, _MOST_WORDS), seen + len(words)
             # What has older words is no newer than this.
             bound = _single(self._db, Query(_NEWEST_BEFORE, (last,)))
             while held and held[0][1].id > bound:
                 yield heappop(held)[1]
+            if seen >= _MANY_WORDS and _CALL_COSTS * self._unsaid_calls <= seen:
+                rest = Span(within.low, min(within.high, bound + 1))
+                yield from self._all_of_kinds(self._unsaid, rest, said=False)
+                return
+            words = self._words(last, size)
         while held:
             yield heappop(held)[1]
+
+    @cached_property
+    def _unsaid_calls(self) -> int:
+        return _single(self._db, queries.number_of_calls_of(self._unsaid))
 
     def _is_rarely_said(self) -> bool:
         if not self._filters.text or self._is_said or self._match is None:
@@ -244,13 +271,15 @@ class Search:
         """Yield kinds, each with how new a call of it in the span can be, and how new those of the next can be."""
         before: Place = (_LAST, 0)
         size, seen = _FIRST, 0
-        while not self._is_rare and seen < _RECENT:
+        most = 0 if self._is_rare else self._recent()
+        while seen < most:
             newest = self._rows(queries.lately(self._filters, within, before, size, said=said))
             end = self._rows(queries.end_of_lately(within, before, size))
             if not end:
                 yield newest, 0
                 return
-            before, seen, size = end[0], seen + size, 4 * size
+            before, seen = end[0], seen + size
+            size = min(4 * size, most - seen)
             yield newest, min(before[0], within.high)
         after: Place = (_LAST, 0)
         size = _FIRST
@@ -261,6 +290,10 @@ class Search:
                 return
             after, size = newest[-1], 40 * size
             yield newest, after[0]
+
+    def _recent(self) -> int:
+        """Return how many kinds are worth to be gone through by how new their calls are."""
+        return min(_RECENT, _single(self._db, queries.number_of_kinds(self._narrow)) // _KIND_COSTS)
 
     def _of_kind(self, of_kind: Callable[[int, Span, int], Query], kind: int, within: Span) -> Iterator[Found]:
         size = 8
