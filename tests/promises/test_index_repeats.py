@@ -101,7 +101,7 @@ def test_nothing_is_different_from_reading_all(
     for number, call in enumerate(random_calls(200)):
         writer.write(*call, *([end(call[0], 7_000)] if number % 9 == 0 and len(call) > 1 else []))
     index_once(db, journal)
-    monkeypatch.setattr("kube_audit_proxy.index.indexer.repeated", lambda _writer, _lines: {})
+    monkeypatch.setattr("kube_audit_proxy.index.ahead.repeated", lambda _writer, _lines: {})
     with closing(open_for_writing(tmp_path / "other.db")) as other:
         index_once(other, journal)
         for table in ("calls", "records", "texts", "commands", "facets"):

@@ -1,25 +1,19 @@
 """Follows the journal and writes what it finds into the index, in a process of its own."""
 
-import gc
 import logging
-import re
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from heapq import merge
-from itertools import accumulate, repeat
+from itertools import repeat
 from pathlib import Path
 from threading import Event
 
-from kube_audit_proxy.index.pairs import repeated
-from kube_audit_proxy.index.rows import CallLine, MalformedError, parse
+from kube_audit_proxy.index.ahead import Parsed, Problem, no_collection, read
 from kube_audit_proxy.index.schema import clear, is_damaged, open_for_writing, set_aside, transaction
 from kube_audit_proxy.index.write import Calls
 from kube_audit_proxy.journal.cursor import Cursor
-from kube_audit_proxy.journal.line import LineError, digest
-from kube_audit_proxy.journal.line import parse as parse_line
-from kube_audit_proxy.journal.reader import Batch, JournalGap, read_writer, writers
+from kube_audit_proxy.journal.reader import JournalGap
 
 log = logging.getLogger(__name__)
 
@@ -28,14 +22,10 @@ POLL_SECONDS = 0.1
 _MANY, _GATHER_SECONDS = 50, 0.3
 """Where a look finds so many lines, the next one comes later: calls that are indexed together cost a third less."""
 
-_BATCH = 8 << 20
-"""Bytes of the journal, about, that are written into the index in one transaction."""
-
 _AGAIN_SECONDS = 1.0
 
 Progress = Callable[[int], None]
 Chores = Callable[[sqlite3.Connection], Iterator[None]]
-Problem = tuple[str, str, int, str]
 
 
 def _no_progress(_lines: int) -> None:
@@ -109,33 +99,22 @@ def index_once(db: sqlite3.Connection, journal: Path, progress: Progress = _no_p
         stored = heads(db)
         reached = dict(stored)
         try:
-            for batch in _batches(journal, {writer: head.cursor for writer, head in stored.items()}):
-                head = reached.get(batch.writer)
-                if head is stored.get(batch.writer) and _rewritten(batch, head):
-                    clear(db)
-                    break
-                with transaction(db), _no_collection():
-                    if heads(db).get(batch.writer) != head:
-                        break  # another indexer was faster: go on from there
-                    reached[batch.writer] = _apply(db, batch, head)
-                lines += len(batch.lines)
-                progress(lines)
-            else:
-                return lines
+            with closing(read(journal, {writer: head.cursor for writer, head in stored.items()})) as batches:
+                for batch in batches:
+                    head = reached.get(batch.writer)
+                    if head is stored.get(batch.writer) and _rewritten(batch, head):
+                        clear(db)
+                        break
+                    with transaction(db), no_collection():
+                        if heads(db).get(batch.writer) != head:
+                            break  # another indexer was faster: go on from there
+                        reached[batch.writer] = _apply(db, batch, head)
+                    lines += batch.lines
+                    progress(lines)
+                else:
+                    return lines
         except JournalGap as gap:
             _skip_gap(db, gap)
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Make many objects, none of which refer to each other in circles, without looking for such circles."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def heads(db: sqlite3.Connection) -> dict[str, Head]:
@@ -144,14 +123,9 @@ def heads(db: sqlite3.Connection) -> dict[str, Head]:
     return {writer: Head(Cursor(segment, offset), seq, last) for writer, segment, offset, seq, last in rows}
 
 
-def _rewritten(batch: Batch, head: Head | None) -> bool:
+def _rewritten(batch: Parsed, head: Head | None) -> bool:
     """Tell whether these lines have numbers that others had before: those were cut off, the index must forget them."""
-    if head is None:
-        return False
-    try:
-        return parse_line(batch.lines[0]).seq <= head.seq
-    except LineError:
-        return False
+    return head is not None and batch.first is not None and batch.first <= head.seq
 
 
 def _skip_gap(db: sqlite3.Connection, gap: JournalGap) -> None:
@@ -162,62 +136,20 @@ def _skip_gap(db: sqlite3.Connection, gap: JournalGap) -> None:
         db.execute("DELETE FROM cursors WHERE writer = ?", (gap.writer,))
 
 
-def _apply(db: sqlite3.Connection, batch: Batch, head: Head | None) -> Head:
+def _apply(db: sqlite3.Connection, batch: Parsed, head: Head | None) -> Head:
     """Write what a batch says; the caller's transaction makes it whole."""
-    lines, problems = _parse(batch)
-    calls = Calls(db, [line for _, line in lines])
-    for offset, line in lines:
-        if not calls.take(line):
-            problems.append((batch.writer, batch.cursor.segment, offset, "too many calls in one microsecond"))
+    calls = Calls(db, [line for _, line in batch.calls])
+    full = [offset for offset, line in batch.calls if not calls.take(line)]
     calls.write()
-    _write_problems(db, problems)
-    try:
-        seq = parse_line(batch.lines[-1]).seq
-    except LineError:
-        seq = head.seq + len(batch.lines) if head else len(batch.lines)
-    new = Head(batch.cursor, seq, digest(batch.lines[-1]))
+    told = [(batch.writer, batch.cursor.segment, offset, "too many calls in one microsecond") for offset in full]
+    _write_problems(db, [*batch.problems, *told])
+    seq = batch.last if batch.last is not None else batch.lines + (head.seq if head else 0)
     db.execute(
         "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?, ?, ?)",
-        (batch.writer, new.cursor.segment, new.cursor.offset, new.seq, new.hash),
+        (batch.writer, batch.cursor.segment, batch.cursor.offset, seq, batch.hash),
     )
-    return new
-
-
-def _parse(batch: Batch) -> tuple[list[tuple[int, CallLine]], list[Problem]]:
-    """Return the lines about calls, each with its offset in the segment, and what is wrong with the others."""
-    lines: list[tuple[int, CallLine]] = []
-    problems: list[Problem] = []
-    starts = repeated(batch.writer, batch.lines)
-    needless = {*starts.values()}
-    begin = batch.cursor.offset - sum(map(len, batch.lines)) - len(batch.lines)
-    offsets = accumulate((len(line) + 1 for line in batch.lines), initial=begin)
-    for position, (offset, line) in enumerate(zip(offsets, batch.lines, strict=False)):
-        if position in needless:
-            continue
-        try:
-            if (call := parse(line)) is not None:
-                lines.append((offset, call))
-        except MalformedError as error:
-            problems.append((batch.writer, batch.cursor.segment, offset, str(error)))
-            if (at := starts.get(position)) is not None and (call := parse(batch.lines[at])) is not None:
-                lines.append((offset, call))  # then the start tells more
-    return lines, problems
+    return Head(batch.cursor, seq, batch.hash)
 
 
 def _write_problems(db: sqlite3.Connection, problems: Iterable[Problem]) -> None:
     db.executemany("INSERT OR REPLACE INTO problems VALUES (?, ?, ?, ?)", problems)
-
-
-def _batches(journal: Path, cursors: Mapping[str, Cursor]) -> Iterator[Batch]:
-    """Yield what is new of all writers, about in the order in which it was written, so that it is indexed in it."""
-    names = sorted({*writers(journal), *cursors})
-    size = max(_BATCH // max(len(names), 1), _BATCH // 8)
-    return merge(*(read_writer(journal, name, cursors.get(name), size) for name in names), key=_written)
-
-
-def _written(batch: Batch) -> bytes:
-    found = _TIME.search(batch.lines[0])
-    return found[1] if found else b""
-
-
-_TIME = re.compile(rb'"(?:stageTimestamp|opened|since)":"([^"]*)"')
