@@ -186,10 +186,10 @@ def check(index: Index, records: list[Record], raw: dict[str, str], predicate: P
 WAYS: dict[str, dict[str, int]] = {
     "the best": {},
     "by kinds": {
-        "_FIRST": 3, "_MOST": 2, "_PAYS": 1, "_COMMON": 0, "_RECENT": 20, "_ODD": 2, "_FEW_IDS": 30,
+        "_FIRST": 3, "_MOST": 2, "_PAYS": 1, "_COMMON": 0, "_RECENT": 20, "_ODD": 2, "_FEW_CALLS": 30,
         "_FEWEST_CALLS": CALLS,
     },
-    "by old kinds": {"_FIRST": 3, "_MOST": 2, "_PAYS": 1, "_COMMON": 0, "_RECENT": 0, "_ODD": 2, "_FEW_IDS": 0},
+    "by old kinds": {"_FIRST": 3, "_MOST": 2, "_PAYS": 1, "_COMMON": 0, "_RECENT": 0, "_ODD": 2, "_FEW_CALLS": 0},
     "by words": {
         "_FIRST": 3, "_MOST": 5, "_PAYS": 1, "_COMMON": 0, "_FEW_CALLS": 0, "_FEW_COMMANDS": 1, "_ODD": 2,
         "_FEWEST_CALLS": 0, "_MOST_WORDS": 5,
@@ -265,6 +265,7 @@ def test_values_are_bound() -> None:
         queries.number_of_calls_of(kinds),
         queries.number_of_kinds(queries.Narrow("user", (needle,))),
         queries.newest_kinds(kinds, some, (1, 1), (1, 1), 1),
+        queries.newest_kinds_until(kinds, some, (1, 1), 1),
         queries.lately(filters, some, (1, 1), 1, said=True),
         queries.end_of_lately(some, (1, 1), 1),
         queries.calls_of_kind(filters, said=False)(1, some, 1),

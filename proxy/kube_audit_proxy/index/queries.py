@@ -120,6 +120,17 @@ def newest_kinds(kinds_: Query, within: Span, before: Place, after: Place, limit
     )
 
 
+def newest_kinds_until(kinds_: Query, within: Span, after: Place, limit: int) -> Query:
+    """Ask the same where all of the span is long ago: of kinds that had calls since, the newest before is looked up."""
+    before = "SELECT id FROM log INDEXED BY log_kind WHERE log.kind = tallies.kind AND id < ? ORDER BY id DESC LIMIT 1"
+    return Query(
+        f"WITH places AS MATERIALIZED (SELECT CASE WHEN newest < ? THEN newest ELSE ({before}) END AS place, kind"
+        f" {kinds_.sql} AND newest >= ?) SELECT place, kind FROM places WHERE place >= ? AND (place, kind) < (?, ?)"
+        " ORDER BY place DESC, kind DESC LIMIT ?",
+        (within.high, within.high, *kinds_.parameters, within.low, within.low, *after, limit),
+    )
+
+
 def calls_of_kind(filters: Filters, *, said: bool) -> Callable[[int, Span, int], Query]:
     """Return what asks for the newest calls that pass of a kind, in a span, up to a number: `id, command`."""
     where = _joined((Query("kind = ? AND id >= ? AND id < ?"), *_of_call(filters, said=said)))

@@ -8,6 +8,7 @@ What shapes them: a page of the newest calls has to come fast whatever the filte
 - What filters look at is the same for many calls, so it is kept once, as a *kind* of call: who, where, what and how it
   ended. There are far fewer kinds than calls. A filter, however many parts it has, is a question about kinds; a call
   only has the number of its kind, and one index finds the calls of a kind by time. What no kind fulfils is not there.
+  The indexes of kinds have all that filters ask for, so that only kinds that pass are looked up.
 - `tallies` has how many calls of each kind there are, and how new they are at most: the newest calls of many kinds are
   among those of the kinds that had a call last.
 - The text that is searched is in two parts. What is said of a client is kept with the kinds. What is about the call
@@ -23,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-VERSION = 3
+VERSION = 4
 FILE_NAME = "index.db"
 
 INDEXED = ("user", "namespace", "resource", "verb", "status", "decision")
@@ -44,6 +45,9 @@ KIND = (
     "outcome",
 )
 """What calls of one kind have in common, in this order; that, and what is said of the client."""
+
+_ASKED = ("kind", "client", *(column for column in KIND if column not in {"stage", "outcome"}))
+"""What filters can ask of a kind; its number comes first, so that new kinds are written in few places."""
 
 _TABLES = """
 CREATE TABLE log (
@@ -234,5 +238,6 @@ def clear(db: sqlite3.Connection) -> None:
         for statement in _TABLES.split(";\n"):
             db.execute(statement)
         for column in INDEXED:
-            db.execute(f"CREATE INDEX kinds_{column} ON kinds ({column}) WHERE {column} IS NOT NULL")
+            others = ", ".join(other for other in _ASKED if other != column)
+            db.execute(f"CREATE INDEX kinds_{column} ON kinds ({column}, {others}) WHERE {column} IS NOT NULL")
         db.execute(f"PRAGMA user_version = {VERSION}")

@@ -51,11 +51,8 @@ _MANY_WORDS = 16_000
 _CALL_COSTS = 6
 """Words that are looked at in the time that a call of a kind takes."""
 
-_KIND_COSTS = 2
-"""Kinds that are looked at one after another in the time that one takes among those that had a call last."""
-
-_FEW_IDS = 200_000
-"""Calls of which the ids are read, and sorted, sooner than many kinds are asked for their newest."""
+_KIND_COSTS = 10
+"""Kinds that are looked at in an index in the time that one takes among those that had a call last."""
 
 _LAST = 2**62
 """More than any id or number."""
@@ -250,8 +247,7 @@ class Search:
 
     def _of_kinds(self, kinds: Query, within: Span, *, said: bool) -> Iterator[Found]:
         """Yield the calls of kinds, newest first: of each kind only as many as are needed."""
-        # Before a time, it is not known of any kind how new its calls are.
-        if self._filters.until is not None and self._has_few(kinds, _FEW_IDS):
+        if self._filters.until is not None and self._most <= _FEW_CALLS:
             yield from self._all_of_kinds(kinds, within, said=said)
             return
         held: list[tuple[int, int, Found | None, Iterator[Found]]] = []
@@ -271,7 +267,8 @@ class Search:
         """Yield kinds, each with how new a call of it in the span can be, and how new those of the next can be."""
         before: Place = (_LAST, 0)
         size, seen = _FIRST, 0
-        most = 0 if self._is_rare else self._recent()
+        is_past = self._filters.until is not None
+        most = 0 if self._is_rare or is_past else self._recent()
         while seen < most:
             newest = self._rows(queries.lately(self._filters, within, before, size, said=said))
             end = self._rows(queries.end_of_lately(within, before, size))
@@ -284,7 +281,10 @@ class Search:
         after: Place = (_LAST, 0)
         size = _FIRST
         while True:
-            newest = self._rows(queries.newest_kinds(kinds, within, before, after, size))
+            if is_past:
+                newest = self._rows(queries.newest_kinds_until(kinds, within, after, size))
+            else:
+                newest = self._rows(queries.newest_kinds(kinds, within, before, after, size))
             if len(newest) < size:
                 yield newest, 0
                 return
