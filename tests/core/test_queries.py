@@ -272,6 +272,7 @@ def test_values_are_bound() -> None:
         queries.calls_of_kinds(filters, kinds, some, said=False, commands=True),
         queries.words_with(needle, 1, 1),
         queries.calls_with_words(filters, needle, some),
+        queries.calls_with_words(filters, needle, some, queries.Narrow("user", (needle,))),
         queries.calls_with_words_that_match(filters, needle),
         queries.changed_calls(filters, 1, 0),
         queries.calls_of(needle, filters),

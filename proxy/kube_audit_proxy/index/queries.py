@@ -168,12 +168,25 @@ def words_with(match: str, before: int, limit: int) -> Query:
     )
 
 
-def calls_with_words(filters: Filters, words: str, within: Span) -> Query:
-    """Ask for the calls that have these words (JSON), if the text is in them, and that pass: `id, command`."""
-    where = _joined((_not_said(filters), _kind_condition(filters), *_of_call(filters, said=False), _within(within)))
+def calls_with_words(filters: Filters, words: str, within: Span, narrow: Narrow | None = None) -> Query:
+    """Ask for the calls that have these words (JSON), if the text is in them, and that pass: `id, command`.
+
+    With `narrow`, the kinds that can pass are found first, by its index; that pays where there are more words than such
+    kinds. Else the kind of each call is looked up.
+    """
+    kind = _joined((_not_said(filters), _kind_condition(filters)))
+    call = _joined((*_of_call(filters, said=False), _within(within)))
+    found = "SELECT id, command FROM (SELECT value AS found FROM json_each(?))"
+    if narrow is None:
+        return Query(
+            f"{found} {_LOG_OF_WORDS} WHERE {kind.sql} AND {call.sql}", (words, *kind.parameters, *call.parameters)
+        )
+    kind = _joined((kind, _by_index(narrow)))
+    kinds_ = f"SELECT kind FROM kinds INDEXED BY kinds_{narrow.column} WHERE {kind.sql}"
     return Query(
-        f"SELECT id, command FROM (SELECT value AS found FROM json_each(?)) {_LOG_OF_WORDS} WHERE {where.sql}",
-        (words, *where.parameters),
+        f"{found} CROSS JOIN log INDEXED BY log_words ON log.words = found AND +log.kind IN ({kinds_})"
+        f" CROSS JOIN words ON words.words = found WHERE {call.sql}",
+        (words, *kind.parameters, *call.parameters),
     )
 
 

@@ -214,7 +214,8 @@ class Search:
         held: list[tuple[int, Found]] = []
         size, seen = _FIRST, 0
         while words:
-            query = queries.calls_with_words(self._filters, orjson.dumps(words).decode(), within)
+            narrow = self._narrow if len(words) >= self._number_of_kinds else None
+            query = queries.calls_with_words(self._filters, orjson.dumps(words).decode(), within, narrow)
             for found in self._found(query):
                 heappush(held, (-found.id, found))
             last, size, seen = words[-1], min(2 * size, _MOST_WORDS), seen + len(words)
@@ -268,7 +269,7 @@ class Search:
         before: Place = (_LAST, 0)
         size, seen = _FIRST, 0
         is_past = self._filters.until is not None
-        most = 0 if self._is_rare or is_past else self._recent()
+        most = 0 if self._is_rare or is_past else min(_RECENT, self._number_of_kinds // _KIND_COSTS)
         while seen < most:
             newest = self._rows(queries.lately(self._filters, within, before, size, said=said))
             end = self._rows(queries.end_of_lately(within, before, size))
@@ -291,9 +292,9 @@ class Search:
             after, size = newest[-1], 40 * size
             yield newest, after[0]
 
-    def _recent(self) -> int:
-        """Return how many kinds are worth to be gone through by how new their calls are."""
-        return min(_RECENT, _single(self._db, queries.number_of_kinds(self._narrow)) // _KIND_COSTS)
+    @cached_property
+    def _number_of_kinds(self) -> int:
+        return _single(self._db, queries.number_of_kinds(self._narrow))
 
     def _of_kind(self, of_kind: Callable[[int, Span, int], Query], kind: int, within: Span) -> Iterator[Found]:
         size = 8
