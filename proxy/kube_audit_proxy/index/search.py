@@ -37,7 +37,7 @@ _RECENT = 16_000
 
 _FEW_COMMANDS = 2000
 _FEW_CALLS = 20_000
-"""Calls that are looked at one by one sooner than all words that match."""
+"""Calls that are looked at one by one sooner than all words that match, or than what kinds had before a time."""
 
 _FEWEST_CALLS = 2000
 """Calls that are looked at one by one sooner than the newest words that match."""
