@@ -50,8 +50,9 @@ def index(*, anew: bool, data_dir: Path) -> None:
 
 
 def _bring_up(path: Path, journal: Path, *, anew: bool) -> None:
-    with closing(open_for_writing(path)) as db, _progress() as progress:
-        lines = rebuild(db, journal, progress) if anew else index_once(db, journal, progress)
+    with closing(open_for_writing(path)) as db:
+        with _progress() as progress:
+            lines = rebuild(db, journal, progress) if anew else index_once(db, journal, progress)
         _report(db, lines)
 
 
