@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kube_audit_proxy.index import indexer
 from kube_audit_proxy.index.filters import Filters
 from kube_audit_proxy.index.indexer import heads, index_once, rebuild, run
 from kube_audit_proxy.index.reader import Index
@@ -266,6 +267,31 @@ def test_run_follows_until_it_is_told_to_stop(journal: Path, tmp_path: Path) -> 
     finally:
         stop.set()
         thread.join()
+
+
+def test_who_is_told_to_stop_leaves_much_to_the_next(
+    journal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop in the middle of a long journal does not wait for its end, and the next start goes on from there."""
+    monkeypatch.setattr(indexer, "_LAST_LINES", 1)
+    for number in range(1, 6):
+        JournalWriter(journal, f"gateway-{number}").write(*whole(number))
+
+    class Stop(Event):
+        """Set as soon as something was read."""
+
+        def is_set(self) -> bool:
+            return (tmp_path / "index.db").exists() and bool(calls())
+
+    def calls() -> list[str]:
+        with closing(open_for_writing(tmp_path / "index.db")) as db:
+            return stages(db)
+
+    run(journal, tmp_path / "index.db", Stop())
+    assert len(calls()) == 1
+    with closing(open_for_writing(tmp_path / "index.db")) as db:
+        index_once(db, journal)
+    assert len(calls()) == 5
 
 
 def wait_for_calls(path: Path, count: int) -> None:

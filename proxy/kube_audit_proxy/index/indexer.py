@@ -24,6 +24,9 @@ _MANY, _GATHER_SECONDS = 50, 0.3
 
 _AGAIN_SECONDS = 1.0
 
+_LAST_LINES = 50_000
+"""Lines that are still read by an indexer that is told to stop, at least: a few seconds' work. The next one goes on."""
+
 Progress = Callable[[int], None]
 Chores = Callable[[sqlite3.Connection], Iterator[None]]
 
@@ -46,9 +49,14 @@ class Head:
     hash: str
 
 
+class _LeftToTheNextError(Exception):
+    """Who is to stop has much to read."""
+
+
 def run(journal: Path, db_path: Path, stop: Event, chores: Chores = _no_chores) -> None:
     """Keep the index at most about a second behind the journal until `stop` is set, and then bring it to the end.
 
+    Where that is far, as when an index is built anew, the rest is left to the next start.
     Where someone deletes the file meanwhile, it is built again; so is one that turns out to be damaged, which is kept
     beside. What the disk refuses is tried again until it does not. `chores` gives other work on the index, without end,
     of which a step is done after each look.
@@ -57,16 +65,12 @@ def run(journal: Path, db_path: Path, stop: Event, chores: Chores = _no_chores) 
     while not stop.is_set():
         try:
             with closing(open_for_writing(db_path)) as db:
-                steps = chores(db)
-                while db_path.exists() and not stop.is_set():
-                    lines = index_once(db, journal)
-                    next(steps)
+                for _ in _looks(db, db_path, journal, stop, chores(db)):
                     if told:
                         log.info("the index is kept up again")
                         told = ""
-                    stop.wait(POLL_SECONDS if lines < _MANY else _GATHER_SECONDS)
-                if db_path.exists():
-                    index_once(db, journal)
+        except _LeftToTheNextError:
+            log.info("the index is behind the journal; the next start goes on where it is now")
         except (sqlite3.OperationalError, OSError) as error:
             if str(error) != told:
                 told = str(error)
@@ -76,6 +80,22 @@ def run(journal: Path, db_path: Path, stop: Event, chores: Chores = _no_chores) 
             if not is_damaged(error):
                 raise
             log.warning("the index is damaged (%s) and is built again; %s is what it was", error, set_aside(db_path))
+
+
+def _looks(db: sqlite3.Connection, db_path: Path, journal: Path, stop: Event, steps: Iterator[None]) -> Iterator[None]:
+    """Look at the journal again and again while the file is there; after `stop` once more."""
+
+    def leave_much(lines: int) -> None:
+        if lines >= _LAST_LINES and stop.is_set():
+            raise _LeftToTheNextError
+
+    while db_path.exists() and not stop.is_set():
+        lines = index_once(db, journal, leave_much)
+        next(steps)
+        yield
+        stop.wait(POLL_SECONDS if lines < _MANY else _GATHER_SECONDS)
+    if db_path.exists():
+        index_once(db, journal, leave_much)
 
 
 def rebuild(db: sqlite3.Connection, journal: Path, progress: Progress = _no_progress) -> int:
