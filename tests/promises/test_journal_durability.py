@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -15,6 +16,8 @@ from kube_audit_proxy.journal.files import JournalError
 from kube_audit_proxy.journal.reader import segments
 from kube_audit_proxy.journal.recovery import recover
 from kube_audit_proxy.journal.writer import JournalWriter, Limits
+
+CUT_SHORT = re.compile(rb"w0: its last \d+ bytes are no whole line; they are cut off, and kept in ")
 
 
 def test_a_committed_record_is_on_disk(tmp_path: Path) -> None:
@@ -159,7 +162,8 @@ def test_a_restart_goes_on_in_a_new_segment(tmp_path: Path) -> None:
 def test_kill_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     """Killed at any moment, again and again: every acknowledged start is there, and every call has an end afterwards.
 
-    The committer shares the standard error of its process, so the end of that pipe proves that no orphan is left.
+    The committer shares the standard error of its process, so the end of that pipe proves that no orphan is left. All
+    that is told there is of a line that the kill before has cut short.
     """
     acknowledged: set[str] = set()
     for turn, wanted in enumerate((1, 300, 2000)):
@@ -170,7 +174,7 @@ def test_kill_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
                 acknowledged.add(process.stdout.readline().decode().strip())
             process.kill()
             rest, errors = process.communicate()
-        assert errors == b""
+        assert [line for line in errors.splitlines() if not CUT_SHORT.match(line)] == []
         assert process.returncode == -signal.SIGKILL
         acknowledged |= {line.decode() for line in rest.splitlines(keepends=False)}
     acknowledged = {name for name in acknowledged if name.startswith("run")}
