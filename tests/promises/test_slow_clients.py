@@ -146,7 +146,8 @@ def test_a_head_that_comes_slowly_but_in_time(rig: Rig) -> None:
 def test_a_client_that_asks_nothing_more(rig: Rig) -> None:
     """A connection without a request is closed after 90 s."""
     with Raw(rig.proxy) as raw:
-        assert raw.ask(f"GET /clusters/plain{_POKE}").code == 200
+        assert raw.ask(f"GET /clusters/plain{_POKE}?last").code == 200
+        rig.proxy.ended(lambda call: call.get("requestURI") == f"{_POKE}?last")  # only then is the connection idle
         rig.let_pass(IDLE_TIMEOUT + 1)
         assert raw.ended()
 
