@@ -61,7 +61,6 @@ def read(
     Raises JournalGap as `journal.reader` does, and OSError.
     """
     reached = dict(cursors)
-    number = 0
     for number, batch in enumerate(_parsed_here(journal, cursors, size), 1):
         reached[batch.writer] = batch.cursor
         yield batch
@@ -99,9 +98,11 @@ def _parsed_here(journal: Path, cursors: Mapping[str, Cursor], size: int) -> Ite
 
 
 def _parsed_ahead(journal: Path, cursors: Mapping[str, Cursor], size: int) -> Iterator[Parsed]:
-    with subprocess.Popen(
-        [sys.executable, "-m", __spec__.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
+    try:
+        started = subprocess.Popen([sys.executable, "-m", __spec__.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    except OSError:
+        return  # out of descriptors, for one
+    with started as process:
         assert process.stdin is not None  # noqa: S101 - both are pipes
         assert process.stdout is not None  # noqa: S101
         try:
