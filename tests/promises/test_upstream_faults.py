@@ -45,6 +45,13 @@ class Rig:
         """The end of the call of that path (without query)."""
         return self.proxy.ended(lambda call: call.get("requestURI", "").partition("?")[0] == path)[-1]
 
+    def let_it_read(self) -> None:
+        """Return once the gateway, which has one thread, has read all that has been sent to it and that it wants."""
+        self.plain.on("/test/meanwhile", lambda connection, _asked: connection.answer())
+        for _ in range(4):
+            with Raw(self.proxy) as raw:
+                assert raw.ask("GET /clusters/plain/test/meanwhile").code == 200
+
     def worker(self) -> psutil.Process:
         """The gateway's process."""
         return self.proxy.children()["w0"]
@@ -673,46 +680,66 @@ def test_a_stream_is_spliced_byte_for_byte(rig: Rig, cluster: str) -> None:
     assert (end["request_bytes"], end["response_bytes"]) == (4 * MIB + 5, 4 * MIB + 9)
 
 
-def test_what_a_leaving_client_sent_arrives(rig: Rig) -> None:
-    """A stream's input is delivered to its last byte, though the client is gone already."""
-    size = 4 * MIB
-    seen = Seen()
+_SIZES = [size * 192 << 10 for size in range(1, 33)]
+"""Bytes: so little that the kernel holds it all, to more than it does; in steps small enough that some of them leave
+between nothing and the 256 KiB of one read in the proxy."""
 
-    def script(connection: Connection, _asked: Asked) -> None:
-        connection.send(_SWITCH + _V5)
-        seen.go.wait(_PATIENCE)
-        seen.counts.append(connection.count_rest())
-        seen.reached.set()
 
-    rig.plain.on("/api/v1/namespaces/n/pods/input/exec", script)
-    with Raw(rig.proxy) as raw:
-        path = _exec(raw, "plain", "input")
-        raw.answer_head()
-        sender = threading.Thread(target=raw.send, args=(b"i" * size,))
-        sender.start()
+@pytest.mark.parametrize("cluster", ["plain", "tls"])
+def test_what_a_leaving_client_sent_arrives(rig: Rig, cluster: str) -> None:
+    """A stream's input is delivered to its last byte, though the client is gone before any of it was wanted."""
+    server = rig.plain if cluster == "plain" else rig.tls
+    counts = []
+    for size in _SIZES:
+        seen = Seen()
+
+        def script(connection: Connection, _asked: Asked, seen: Seen = seen) -> None:
+            connection.send(_SWITCH + _V5)
+            seen.go.wait(_PATIENCE)
+            seen.counts.append(connection.count_rest())
+            seen.reached.set()
+
+        pod = f"input-{cluster}-{size}"
+        server.on(f"/api/v1/namespaces/n/pods/{pod}/exec", script)
+        with Raw(rig.proxy) as raw:
+            path = _exec(raw, cluster, pod)
+            raw.answer_head()
+            raw.send(b"i" * size)
+        rig.let_it_read()
         seen.go.set()
-        sender.join(_PATIENCE)
-    assert seen.reached.wait(_PATIENCE)
-    assert seen.counts == [size]
-    assert rig.end_of(path)["outcome"] == "client_gone"
-
-
-def test_what_a_leaving_server_sent_arrives(rig: Rig) -> None:
-    """A stream's output is delivered to its last byte, though the API server has stopped sending, and then ends."""
-    size = 8 * MIB
-
-    def script(connection: Connection, _asked: Asked) -> None:
-        connection.send(_SWITCH + _V5 + b"o" * size)
-        connection.finish_sending()
-        connection.count_rest()
-
-    rig.plain.on("/api/v1/namespaces/n/pods/output/exec", script)
-    with Raw(rig.proxy, receive_buffer=65536) as raw:
-        path = _exec(raw, "plain", "output")
-        raw.answer_head()
-        assert raw.rest().count(b"o") == size
+        assert seen.reached.wait(_PATIENCE)
+        counts += seen.counts
+    assert counts == _SIZES
     end = rig.end_of(path)
-    assert (end["outcome"], end["response_bytes"]) == ("complete", size)
+    assert (end["outcome"], end["request_bytes"]) == ("client_gone", _SIZES[-1])
+
+
+@pytest.mark.parametrize("cluster", ["plain", "tls"])
+def test_what_a_leaving_server_sent_arrives(rig: Rig, cluster: str) -> None:
+    """A stream's output is delivered to its last byte, and then ends, though the API server left before it was read."""
+    server = rig.plain if cluster == "plain" else rig.tls
+    counts = []
+    for size in _SIZES:
+        seen = Seen()
+
+        def script(connection: Connection, _asked: Asked, size: int = size, seen: Seen = seen) -> None:
+            frame = b"\x82\x7f" + (size - 10).to_bytes(8, "big")
+            connection.send(_SWITCH + _V5 + frame + b"o" * (size - 10))
+            connection.finish_sending()
+            seen.reached.set()
+            connection.count_rest()
+
+        pod = f"output-{cluster}-{size}"
+        server.on(f"/api/v1/namespaces/n/pods/{pod}/exec", script)
+        with Raw(rig.proxy, receive_buffer=65536) as raw:
+            path = _exec(raw, cluster, pod)
+            raw.answer_head()
+            assert seen.reached.wait(_PATIENCE)
+            rig.let_it_read()
+            counts.append(len(raw.rest()))
+    assert counts == _SIZES
+    end = rig.end_of(path)
+    assert (end["outcome"], end["response_bytes"]) == ("complete", _SIZES[-1])
 
 
 @pytest.mark.parametrize(("told", "outcome"), [(True, "complete"), (False, "client_gone")])
