@@ -1,6 +1,7 @@
 """Much of the journal is parsed by a process beside the indexer, and nothing depends on how far that comes."""
 
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def begun(batches: Iterator[Parsed]) -> list[Parsed]:
 
 def test_what_is_parsed_ahead_is_what_is_parsed_here(journal: Path) -> None:
     """The process beside gives the same calls, places, problems and hashes, and is gone afterwards."""
-    batches = read(journal, {}, SIZE, 2)
+    batches = read(journal, {}, SIZE, SIZE)
     first = begun(batches)
     assert told([*first, *batches]) == told([*read(journal, {}, SIZE, NEVER)])
     assert not ahead()
@@ -69,16 +70,22 @@ def test_what_is_parsed_ahead_is_what_is_parsed_here(journal: Path) -> None:
 
 def test_a_process_that_is_killed_leaves_nothing_out(journal: Path) -> None:
     """Where the process beside dies, the rest is parsed without it: once, all of it."""
-    batches = read(journal, {}, SIZE, 2)
+    batches = read(journal, {}, SIZE, SIZE)
     first = begun(batches)
     for process in ahead():
         process.kill()
     assert told([*first, *batches]) == told([*read(journal, {}, SIZE, NEVER)])
 
 
+def test_where_no_process_can_be_started_nothing_is_left_out(journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no Python to start, or no room for one, all is parsed without it."""
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    assert told(read(journal, {}, SIZE, SIZE)) == told(read(journal, {}, SIZE, NEVER))
+
+
 def test_a_reader_that_stops_leaves_no_process(journal: Path) -> None:
     """Whoever wants no more, an indexer that cannot write for one, has nothing left behind."""
-    batches = read(journal, {}, SIZE, 2)
+    batches = read(journal, {}, SIZE, SIZE)
     begun(batches)
     batches.close()
     assert not ahead()
@@ -92,9 +99,19 @@ def test_a_gap_that_the_process_finds_is_told(journal: Path) -> None:
         writer.write(*lines)
         if number % 40 == 39:
             writer.open_segment()
-    batches = read(journal, reached, SIZE, 2)
+    batches = read(journal, reached, SIZE, SIZE)
     begun(batches)
     for segment in segments(journal, "gateway-9")[:-1]:  # as retention does, the oldest first
         segment.unlink()
     with pytest.raises(JournalGap, match="gateway-9"):
         list(batches)
+
+
+def test_little_is_parsed_here_however_many_writers_there_are(journal: Path) -> None:
+    """A proxy's indexer, which looks several times a second, starts no process for what its writers wrote since."""
+    before = psutil.Process().children()
+    batches = 0
+    for _ in read(journal, {}):
+        batches += 1
+        assert psutil.Process().children() == before
+    assert batches >= 3

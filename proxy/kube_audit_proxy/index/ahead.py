@@ -12,8 +12,9 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from heapq import merge
 from itertools import accumulate
 from pathlib import Path
@@ -29,8 +30,8 @@ from kube_audit_proxy.journal.reader import Batch, JournalGap, read_writer, writ
 BATCH = 8 << 20
 """Bytes of the journal, about, that are written into the index in one transaction."""
 
-ALONE = 2
-"""So many batches are parsed here before it is thought worthwhile to start a process for the others."""
+ALONE = BATCH // 2
+"""Bytes that are parsed here before it is thought worthwhile to start a process for the others."""
 
 Problem = tuple[str, str, int, str]
 """A line that is no record: its writer, segment and offset, and what is wrong with it."""
@@ -39,13 +40,14 @@ Problem = tuple[str, str, int, str]
 class Parsed(NamedTuple):
     """What the index has to know of a batch.
 
-    `first` and `last` are the numbers of its first and last line, None where that is no line of a journal; `hash` is
-    the hash of the last line. The calls have their offsets in the segment.
+    `size` is that of its lines in bytes. `first` and `last` are the numbers of its first and last line, None where that
+    is no line of a journal; `hash` is the hash of the last line. The calls have their offsets in the segment.
     """
 
     writer: str
     cursor: Cursor
     lines: int
+    size: int
     first: int | None
     last: int | None
     hash: str
@@ -60,18 +62,19 @@ def read(
 
     Raises JournalGap as `journal.reader` does, and OSError.
     """
-    reached = dict(cursors)
-    for number, batch in enumerate(_parsed_here(journal, cursors, size), 1):
+    reached, read_here = dict(cursors), 0
+    for batch in _parsed_here(journal, cursors, size):
         reached[batch.writer] = batch.cursor
+        read_here += batch.size
+        if read_here > alone and _has_processors():
+            with _ahead(journal, reached, size) as batches:
+                yield batch  # while this one is dealt with, the process starts
+                for each in batches:
+                    reached[each.writer] = each.cursor
+                    yield each
+            yield from _parsed_here(journal, reached, size)
+            return
         yield batch
-        if number == alone and _has_processors():
-            break
-    else:
-        return
-    for batch in _parsed_ahead(journal, reached, size):
-        reached[batch.writer] = batch.cursor
-        yield batch
-    yield from _parsed_here(journal, reached, size)
 
 
 @contextmanager
@@ -97,11 +100,14 @@ def _parsed_here(journal: Path, cursors: Mapping[str, Cursor], size: int) -> Ite
         yield parsed
 
 
-def _parsed_ahead(journal: Path, cursors: Mapping[str, Cursor], size: int) -> Iterator[Parsed]:
+@contextmanager
+def _ahead(journal: Path, cursors: Mapping[str, Cursor], size: int) -> Iterator[Iterable[Parsed]]:
+    """Start a process, and give what it parses; nothing where none can be started."""
     try:
         started = subprocess.Popen([sys.executable, "-m", __spec__.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    except OSError:
-        return  # out of descriptors, for one
+    except OSError:  # out of descriptors, for one
+        yield ()
+        return
     with started as process:
         assert process.stdin is not None  # noqa: S101 - both are pipes
         assert process.stdout is not None  # noqa: S101
@@ -109,8 +115,7 @@ def _parsed_ahead(journal: Path, cursors: Mapping[str, Cursor], size: int) -> It
             with suppress(BrokenPipeError):
                 pickle.dump((journal, dict(cursors), size), process.stdin)
                 process.stdin.close()
-            while (parsed := _received(process.stdout)) is not None:
-                yield parsed
+            yield iter(partial(_received, process.stdout), None)
         finally:
             process.kill()  # one that still writes is not waited for
 
@@ -138,7 +143,8 @@ def _parsed(batch: Batch) -> Parsed:
     problems: list[Problem] = []
     starts = repeated(batch.writer, batch.lines)
     needless = {*starts.values()}
-    begin = batch.cursor.offset - sum(map(len, batch.lines)) - len(batch.lines)
+    size = sum(map(len, batch.lines)) + len(batch.lines)
+    begin = batch.cursor.offset - size
     offsets = accumulate((len(line) + 1 for line in batch.lines), initial=begin)
     for position, (offset, line) in enumerate(zip(offsets, batch.lines, strict=False)):
         if position in needless:
@@ -151,7 +157,8 @@ def _parsed(batch: Batch) -> Parsed:
             if (at := starts.get(position)) is not None and (call := parse(batch.lines[at])) is not None:
                 calls.append((offset, call))  # then the start tells more
     first, last = _seq(batch.lines[0]), _seq(batch.lines[-1])
-    return Parsed(batch.writer, batch.cursor, len(batch.lines), first, last, digest(batch.lines[-1]), calls, problems)
+    last_hash = digest(batch.lines[-1])
+    return Parsed(batch.writer, batch.cursor, len(batch.lines), size, first, last, last_hash, calls, problems)
 
 
 def _seq(line: bytes) -> int | None:
