@@ -70,7 +70,7 @@ def test_the_predicate_says_what_the_index_finds(index: Index, lines: list[CallL
     """A call passes the predicate if and only if the index finds it, whatever the filter."""
     test = passes(asked(raw))
     expected = sorted(call.record["auditID"] for call in index.iterate(asked(raw)))
-    assert sorted(each.row.audit_id for each in lines if test(each)) == expected
+    assert sorted(each.audit_id for each in lines if test(each)) == expected
 
 
 def test_the_questions_are_worth_something(lines: list[CallLine]) -> None:
@@ -283,12 +283,12 @@ def test_newest_first(size: int) -> None:
     """From lines in the order of ends come calls in the order of receipt: once, the end instead of the beginning."""
     every = [line(each) for call in hard_calls() for each in call[1:]]
     groups = list(newest_first(pages_of(by_end(every)[::-1], size), passes(Filters())))
-    assert [each.row.audit_id for group in groups for each in group] == [
+    assert [each.audit_id for group in groups for each in group] == [
         audit_id
         for _, audit_id in sorted(((line(c[-1]).received, c[-1]["auditID"]) for c in hard_calls()), reverse=True)
     ]
     latest = {call[-1]["auditID"]: call[-1]["stage"] for call in hard_calls()}
-    assert all(latest[each.row.audit_id] == each.row.stage for group in groups for each in group)
+    assert all(latest[each.audit_id] == each.kind.stage for group in groups for each in group)
 
 
 @pytest.mark.parametrize("size", [1, 10, 5000])
@@ -298,7 +298,7 @@ def test_oldest_first(size: int) -> None:
     late = [
         each
         for each in every
-        if (took := _duration(each)) is None or took >= logql.LATE_MS or each.row.outcome == "interrupted"
+        if (took := _duration(each)) is None or took >= logql.LATE_MS or each.kind.outcome == "interrupted"
     ]
     rest = [each for each in every if each not in late]
     with Spool() as spool:
@@ -307,7 +307,7 @@ def test_oldest_first(size: int) -> None:
         found = list(merged(spool.lines(), oldest_first(pages_of(by_end(rest), size), passes(Filters()))))
     assert [key(each) for each in found] == places()
     latest = {call[-1]["auditID"]: call[-1]["stage"] for call in hard_calls()}
-    assert all(latest[each.row.audit_id] == each.row.stage for each in found)
+    assert all(latest[each.audit_id] == each.kind.stage for each in found)
 
 
 def test_what_is_held_is_what_is_under_way() -> None:
@@ -337,5 +337,5 @@ def test_a_beginning_is_no_call_of_its_own() -> None:
     """An answer that began and its end are one call, whichever comes first."""
     first = start()
     both = [line(started(first)), line(end(first))]
-    assert [each.row.stage for each in merged(both[:1], both[1:])] == ["ResponseComplete"]
-    assert [each.row.stage for each in merged(both[1:], both[:1])] == ["ResponseComplete"]
+    assert [each.kind.stage for each in merged(both[:1], both[1:])] == ["ResponseComplete"]
+    assert [each.kind.stage for each in merged(both[1:], both[:1])] == ["ResponseComplete"]

@@ -186,7 +186,7 @@ def test_loki_does_the_filtering(hard: Both, raw: Mapping[str, str]) -> None:
         pages = walk(loki, calls(filters), since * 1000, until * 1000, forward=True)
         sent = [line for page in pages for line in parsed(page)]
     assert len(sent) > 10
-    foreign = [line for line in sent if not test(line) and line.row.user not in odd]
+    foreign = [line for line in sent if not test(line) and line.kind.user not in odd]
     assert [line.record for line in foreign if not re.search(f"[{FOLDS_TO_ASCII}]", line.record)] == []
 
 

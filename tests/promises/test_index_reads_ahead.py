@@ -41,7 +41,7 @@ def told(batches: Iterable[Parsed]) -> tuple[dict[str, Any], dict[str, Any], lis
     ends: dict[str, Any] = {}
     problems: list[Problem] = []
     for batch in batches:
-        calls |= {line.row.audit_id: (batch.cursor.segment, offset, line) for offset, line in batch.calls}
+        calls |= {line.audit_id: (batch.cursor.segment, offset, line) for offset, line in batch.calls}
         ends[batch.writer] = batch.cursor, batch.last, batch.hash, ends.get(batch.writer, (0,))[-1] + batch.lines
         problems += batch.problems
     return calls, ends, problems

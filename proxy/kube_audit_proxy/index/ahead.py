@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from kube_audit_proxy.index.pairs import repeated
-from kube_audit_proxy.index.rows import CallLine, MalformedError, Row, parse
+from kube_audit_proxy.index.rows import CallLine, Kind, MalformedError, parse
 from kube_audit_proxy.journal.cursor import Cursor
 from kube_audit_proxy.journal.line import LineError, digest
 from kube_audit_proxy.journal.line import parse as parse_line
@@ -63,15 +63,17 @@ def read(
     Raises JournalGap as `journal.reader` does, and OSError.
     """
     reached, read_here = dict(cursors), 0
-    for batch in _parsed_here(journal, cursors, size):
+    here = _parsed_here(journal, cursors, size)
+    for batch in here:
         reached[batch.writer] = batch.cursor
         read_here += batch.size
         if read_here > alone and _has_processors():
+            here.close()  # it holds what it has read
             with _ahead(journal, reached, size) as batches:
                 yield batch  # while this one is dealt with, the process starts
-                for each in batches:
-                    reached[each.writer] = each.cursor
-                    yield each
+                for batch in batches:  # noqa: PLW2901 - it is not kept for longer
+                    reached[batch.writer] = batch.cursor
+                    yield batch
             yield from _parsed_here(journal, reached, size)
             return
         yield batch
@@ -93,7 +95,7 @@ def _has_processors() -> bool:
     return (os.cpu_count() or 1) > 1
 
 
-def _parsed_here(journal: Path, cursors: Mapping[str, Cursor], size: int) -> Iterator[Parsed]:
+def _parsed_here(journal: Path, cursors: Mapping[str, Cursor], size: int) -> Generator[Parsed, None, None]:
     for batch in _batches(journal, cursors, size):
         with no_collection():
             parsed = _parsed(batch)
@@ -121,9 +123,16 @@ def _ahead(journal: Path, cursors: Mapping[str, Cursor], size: int) -> Iterator[
 
 
 def _send(parsed: Parsed, file: IO[bytes]) -> None:
-    # Tuples without a name are read four times as fast.
-    calls = [(offset, (tuple(line.row), *line[1:])) for offset, line in parsed.calls]
-    pickle.dump((*parsed[:-2], calls, parsed.problems), file, pickle.HIGHEST_PROTOCOL)
+    # Tuples without a name are read four times as fast. What calls have in common is sent once.
+    kinds: dict[Kind, int] = {}
+    known: dict[str | None, str | None] = {}
+    one = known.setdefault
+    calls = [
+        (offset, kinds.setdefault(kind, len(kinds)), (one(writer, writer), one(run, run), one(name, name), *own))
+        for offset, (kind, writer, run, name, *own) in parsed.calls
+    ]
+    about_batch, problems = parsed[:-2], parsed.problems
+    pickle.dump((*about_batch, [*map(tuple, kinds)], calls, problems), file, pickle.HIGHEST_PROTOCOL)
     file.flush()
 
 
@@ -131,11 +140,12 @@ def _received(file: IO[bytes]) -> Parsed | None:
     """Return what comes next; None where nothing whole does."""
     with no_collection():
         try:
-            *about, calls, problems = pickle.load(file)  # noqa: S301 - of our own process
+            *about_batch, kinds, calls, problems = pickle.load(file)  # noqa: S301 - of our own process
         except (EOFError, pickle.UnpicklingError):
             return None
-        lines = [(offset, CallLine(Row._make(row), *line)) for offset, (row, *line) in calls]
-        return Parsed._make((*about, lines, problems))
+        kinds = [*map(Kind._make, kinds)]
+        lines = [(offset, CallLine(kinds[kind], *about)) for offset, kind, about in calls]
+        return Parsed._make((*about_batch, lines, problems))
 
 
 def _parsed(batch: Batch) -> Parsed:

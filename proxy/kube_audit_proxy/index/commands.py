@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from kube_audit_proxy.audit.fields import Decision
-from kube_audit_proxy.index.rows import CallLine, Row, ended
+from kube_audit_proxy.index.rows import CallLine, Known, ended
 
 
 class Totals(NamedTuple):
@@ -28,26 +28,27 @@ class Totals(NamedTuple):
     exit_code: int | None
 
 
-def add(totals: Totals | None, line: CallLine, known: Row | None) -> Totals:
+def add(totals: Totals | None, line: CallLine, known: Known | None) -> Totals:
     """Return the command with one more line; `known` is what was known of the line's call before."""
-    row = line.row
-    calls, running, denied = 1, int(not ended(row.stage)), int(row.decision == Decision.DENY)
+    kind = line.kind
+    calls, running, denied = 1, int(not ended(kind.stage)), int(kind.decision == Decision.DENY)
     if known is not None:
-        calls, running, denied = 0, running - (not ended(known.stage)), denied - (known.decision == Decision.DENY)
+        before = known.kind
+        calls, running, denied = 0, running - (not ended(before.stage)), denied - (before.decision == Decision.DENY)
     last = max(line.reached, line.received)
     if totals is None:
         return Totals(
-            row.user, row.access_method, line.command, line.command_source, row.cluster or "", line.received, last,
-            calls, running, denied, row.status, line.exit_code,
+            kind.user, kind.access_method, line.command, line.command_source, kind.cluster or "", line.received, last,
+            calls, running, denied, kind.status, line.exit_code,
         )  # fmt: skip
     user, access_method, command, source, clusters, begin, end, *counts, worst_status, exit_code = totals
     if line.received < begin:
-        user, access_method, command, source = row.user, row.access_method, line.command, line.command_source
+        user, access_method, command, source = kind.user, kind.access_method, line.command, line.command_source
         begin = line.received
     return Totals(
-        user, access_method, command, source, _with(clusters, row.cluster), begin, max(end, last),
+        user, access_method, command, source, _with(clusters, kind.cluster), begin, max(end, last),
         counts[0] + calls, counts[1] + running, counts[2] + denied,
-        _highest(worst_status, row.status), _highest(exit_code, line.exit_code),
+        _highest(worst_status, kind.status), _highest(exit_code, line.exit_code),
     )  # fmt: skip
 
 

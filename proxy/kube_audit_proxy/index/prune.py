@@ -84,7 +84,7 @@ def _count_off(db: sqlite3.Connection, kinds: Mapping[int, int]) -> None:
         for field, value in zip(FACETED, values, strict=True):
             if value is not None:
                 facets[field, value] -= calls
-    put_facets(db, facets)
+    put_facets(db, ((field, value, calls) for (field, value), calls in facets.items()))
 
 
 def _add_up(db: sqlite3.Connection, command: int, seqs: Mapping[str, int], reached: int, end: int) -> None:

@@ -2,7 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, NamedTuple
+from hashlib import blake2b
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
@@ -15,13 +16,13 @@ class MalformedError(ValueError):
     """A line that is no record; the message says what is wrong with it."""
 
 
-class Row(NamedTuple):
-    """What filters look at in a call: the columns of the view `calls`, in their order, save `id` and `change`."""
+class Kind(NamedTuple):
+    """What many calls have in common: the columns `schema.KIND`, and `client`, what `--text` searches of who calls.
 
-    audit_id: str
+    `digest` is the same for the same kind, in all processes and files.
+    """
+
     stage: str
-    writer: str
-    seq: int
     cluster: str | None
     user: str | None
     access_method: str | None
@@ -34,30 +35,54 @@ class Row(NamedTuple):
     status: int | None
     decision: str | None
     outcome: str | None
-    command_id: str | None
+    client: str
+    digest: str
+
+
+class Known(Protocol):
+    """What is known of a call, by its latest line."""
+
+    @property
+    def kind(self) -> Kind:
+        """What it has in common with others."""
+
+    @property
+    def audit_id(self) -> str:
+        """Its id."""
+
+    @property
+    def writer(self) -> str:
+        """Who wrote the line."""
+
+    @property
+    def seq(self) -> int:
+        """The line's number among its writer's."""
 
 
 class CallLine(NamedTuple):
     """One line about a call. Times are microseconds since 1970: of the call's beginning, and of this stage.
 
-    What `--text` searches is in two parts, both folded so that case does not matter: `client` is what many calls of a
-    user have in common, `words` is about this call.
+    `words` is what `--text` searches of the call itself. Texts that are searched are folded, so that case does not
+    matter.
     """
 
-    row: Row
+    kind: Kind
+    writer: str
+    command_id: str | None
+    command: str | None
+    command_source: str | None
+    audit_id: str
+    seq: int
     received: int
     reached: int
     exit_code: int | None
-    command: str | None
-    command_source: str | None
-    client: str
     words: str
     record: str
 
     @property
     def text(self) -> str:
         """All the text that `--text` searches."""
-        return f"{self.client}{SEPARATOR}{self.words}"
+        return f"{self.kind.client}{SEPARATOR}{self.words}"
 
 
 def parse(line: bytes) -> CallLine | None:
@@ -73,27 +98,34 @@ def parse(line: bytes) -> CallLine | None:
         if kind in _ABOUT_NO_CALL:
             return None
         raise MalformedError(f"unknown kind {kind!r}")
-    values = [*map(record.get, _FIELDS)]
+    values: list[Any] = [*map(record.get, _FIELDS)]
     types = (*map(type, values),)
     if types not in _SOUND:
         _check(values)
         if len(_SOUND) < _MOST_SOUND:
             _SOUND.add(types)
-    row = Row._make(values[: len(Row._fields)])
-    if row.stage not in RANKS:
-        raise MalformedError(f"unknown stage {row.stage!r}")
-    command, source, exit_code = values[len(Row._fields) :]
+    audit_id, writer, seq, command_id, exit_code, command, source, *of_kind = values
+    if of_kind[_STAGE] not in RANKS:
+        raise MalformedError(f"unknown stage {of_kind[_STAGE]!r}")
     return CallLine(
-        row,
+        _kind(*of_kind, _client(of_kind[_USER], command, record.get("userAgent"))),
+        writer,
+        command_id,
+        command,
+        source,
+        audit_id,
+        seq,
         _time(record, "requestReceivedTimestamp"),
         _time(record, "stageTimestamp"),
         exit_code,
-        command,
-        source,
-        _client(row.user, command, record.get("userAgent")),
         _words(record),
         line.decode(),
     )
+
+
+@lru_cache(maxsize=4096)
+def _kind(*values: Any) -> Kind:
+    return Kind._make((*values, blake2b(orjson.dumps(values), digest_size=16).hexdigest()))
 
 
 @lru_cache(maxsize=4096)
@@ -120,9 +152,9 @@ def ended(stage: str) -> bool:
     return RANKS[stage] == _END
 
 
-def newer(line: Row, known: Row) -> bool:
+def newer(line: Known, known: Known) -> bool:
     """Tell whether a line says more about its call than the one that is known."""
-    new, old = RANKS[line.stage], RANKS[known.stage]
+    new, old = RANKS[line.kind.stage], RANKS[known.kind.stage]
     return new > old or (new == old and line.writer == known.writer and line.seq > known.seq)
 
 
@@ -149,10 +181,10 @@ _MICROSECOND = timedelta(microseconds=1)
 _FIELD_OF = {"audit_id": "auditID", "api_group": "group"}
 _TYPES: dict[str, type | tuple[type, ...]] = {"seq": int, "status": int, "exit_code": int}
 _NEEDED = {"audit_id", "stage", "writer", "seq"}
-_COLUMNS = tuple(
-    (_FIELD_OF.get(name, name), _TYPES.get(name, str), name in _NEEDED)
-    for name in (*Row._fields, "command", "command_source", "exit_code")
-)
+_OF_CALL = ("audit_id", "writer", "seq", "command_id", "exit_code", "command", "command_source")
+_OF_KIND = Kind._fields[:-2]
+_STAGE, _USER = _OF_KIND.index("stage"), _OF_KIND.index("user")
+_COLUMNS = tuple((_FIELD_OF.get(name, name), _TYPES.get(name, str), name in _NEEDED) for name in (*_OF_CALL, *_OF_KIND))
 _FIELDS = tuple(field for field, _, _ in _COLUMNS)
 
 _SOUND: set[tuple[type, ...]] = set()

@@ -20,7 +20,7 @@ Key = tuple[int, str]
 
 def key(line: CallLine) -> Key:
     """Return the place of a line's call in the order: when it was received, then its id."""
-    return line.received, line.row.audit_id
+    return line.received, line.audit_id
 
 
 def parsed(lines: Iterable[Line]) -> Iterator[CallLine]:
@@ -65,7 +65,7 @@ def merged(one: Iterable[CallLine], other: Iterable[CallLine]) -> Iterator[CallL
     before: CallLine | None = None
     for line in merge(one, other, key=key):
         if before is not None and key(before) == key(line):
-            before = line if newer(line.row, before.row) else before
+            before = line if newer(line, before) else before
             continue
         if before is not None:
             yield before
@@ -78,7 +78,7 @@ def _take(held: dict[Key, CallLine], page: Page, passes: Predicate) -> None:
     for line in parsed(page):
         if passes(line):
             known = held.get(key(line))
-            if known is None or newer(line.row, known.row):
+            if known is None or newer(line, known):
                 held[key(line)] = line
 
 

@@ -1,11 +1,12 @@
 """Whether a call passes the filters: what the SQL of the index says, said of one line. Pure."""
 
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Any
 
-from kube_audit_proxy.index.filters import Choice, Filters, ResourcePattern
+from kube_audit_proxy.index.filters import Choice, Filters, Range, ResourcePattern
 from kube_audit_proxy.index.queries import matches
-from kube_audit_proxy.index.rows import CallLine, Row
+from kube_audit_proxy.index.rows import CallLine
 
 Predicate = Callable[[CallLine], bool]
 
@@ -19,37 +20,36 @@ def passes(filters: Filters) -> Predicate:
         return (
             (since is None or line.received >= since)
             and (until is None or line.received < until)
-            and all(_chosen(test, choice, line.row) for test, choice in wanted)
+            and all(_chosen(test, choice, line) for test, choice in wanted)
             and text in line.text
         )
 
     return does
 
 
-def _chosen(test: Callable[[Any, Row], bool], choice: Choice[Any], row: Row) -> bool:
-    return (not choice.wanted or _any(test, choice.wanted, row)) and not _any(test, choice.unwanted, row)
+def _chosen(test: Callable[[Any, CallLine], bool], choice: Choice[Any], line: CallLine) -> bool:
+    return (not choice.wanted or _any(test, choice.wanted, line)) and not _any(test, choice.unwanted, line)
 
 
-def _any(test: Callable[[Any, Row], bool], items: Iterable[Any], row: Row) -> bool:
-    return any(test(item, row) for item in items)
+def _any(test: Callable[[Any, CallLine], bool], items: Iterable[Any], line: CallLine) -> bool:
+    return any(test(item, line) for item in items)
 
 
-def _pattern(field: str) -> Callable[[str, Row], bool]:
-    position = Row._fields.index(field)
-
-    def test(pattern: str, row: Row) -> bool:
-        value = row[position]
+def _pattern(of: Callable[[CallLine], str | None]) -> Callable[[str, CallLine], bool]:
+    def test(pattern: str, line: CallLine) -> bool:
+        value = of(line)
         return isinstance(value, str) and matches(pattern, value)
 
     return test
 
 
-def _resource(item: ResourcePattern, row: Row) -> bool:
+def _resource(item: ResourcePattern, line: CallLine) -> bool:
+    kind = line.kind
     return (
-        row.resource is not None
-        and matches(item.resource, row.resource)
-        and (item.group is None or matches(item.group, row.api_group or ""))
-        and _subresource(item.subresource, row.subresource)
+        kind.resource is not None
+        and matches(item.resource, kind.resource)
+        and (item.group is None or matches(item.group, kind.api_group or ""))
+        and _subresource(item.subresource, kind.subresource)
     )
 
 
@@ -59,15 +59,20 @@ def _subresource(pattern: str | None, value: str | None) -> bool:
     return value is None if pattern == "" else value is not None and matches(pattern, value)
 
 
-_TESTS: dict[str, Callable[[Any, Row], bool]] = {
-    "status": lambda item, row: row.status is not None and item.low <= row.status <= item.high,
-    "decision": _pattern("decision"),
-    "user": _pattern("user"),
-    "cluster": _pattern("cluster"),
-    "namespace": _pattern("namespace"),
+def _status(item: Range, line: CallLine) -> bool:
+    status = line.kind.status
+    return status is not None and item.low <= status <= item.high
+
+
+_TESTS: dict[str, Callable[[Any, CallLine], bool]] = {
+    "status": _status,
+    "decision": _pattern(attrgetter("kind.decision")),
+    "user": _pattern(attrgetter("kind.user")),
+    "cluster": _pattern(attrgetter("kind.cluster")),
+    "namespace": _pattern(attrgetter("kind.namespace")),
     "resource": _resource,
-    "verb": _pattern("verb"),
-    "method": _pattern("method"),
-    "access_method": _pattern("access_method"),
-    "command_id": _pattern("command_id"),
+    "verb": _pattern(attrgetter("kind.verb")),
+    "method": _pattern(attrgetter("kind.method")),
+    "access_method": _pattern(attrgetter("kind.access_method")),
+    "command_id": _pattern(attrgetter("command_id")),
 }

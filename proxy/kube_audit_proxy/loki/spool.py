@@ -32,7 +32,7 @@ class Spool:
         self._db.executemany(
             "INSERT INTO calls VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE"
             " SET rank = excluded.rank, line = excluded.line WHERE excluded.rank > rank",
-            ((line.received, line.row.audit_id, RANKS[line.row.stage], line.record) for line in lines),
+            ((line.received, line.audit_id, RANKS[line.kind.stage], line.record) for line in lines),
         )
 
     def lines(self) -> Iterator[CallLine]:

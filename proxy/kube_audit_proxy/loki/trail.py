@@ -17,7 +17,7 @@ from kube_audit_proxy.export.names import Kind
 from kube_audit_proxy.index.commands import Totals, add
 from kube_audit_proxy.index.filters import Choice, Filters
 from kube_audit_proxy.index.reader import Call, Command
-from kube_audit_proxy.index.rows import RANKS, CallLine, Row, ended, first_id, newer
+from kube_audit_proxy.index.rows import RANKS, CallLine, ended, first_id, newer
 from kube_audit_proxy.loki.client import MOST_LINES, Loki
 from kube_audit_proxy.loki.logql import LogQL, calls, calls_with, late, prompt
 from kube_audit_proxy.loki.order import PROMPT, SLACK, Page, key, merged, newest_first, oldest_first, parsed
@@ -92,8 +92,8 @@ class LokiTrail:
         """Return the commands with the newest calls that pass, newest first. A limit of 0 is none."""
         newest: dict[str, CallLine] = {}
         for line in self._newest(filters, '| command_id!=""', first=4 * limit):
-            if line.row.command_id is not None:
-                newest.setdefault(line.row.command_id, line)
+            if line.command_id is not None:
+                newest.setdefault(line.command_id, line)
             if limit and len(newest) == limit:
                 break
         self._kept = {}
@@ -145,21 +145,21 @@ class LokiTrail:
 
     def _settled(self, lines: list[CallLine], filters: Filters, test: Predicate) -> list[CallLine]:
         """Leave out, of calls that seem to run, those that ended in a way that the filters do not let pass."""
-        running = [line for line in lines if not ended(line.row.stage)]
+        running = [line for line in lines if not ended(line.kind.stage)]
         if not running or not _tells_of_the_end(filters):
             return lines
         ends = self._ends(running)
-        latest = (ends.get(line.row.audit_id, line) for line in lines)
+        latest = (ends.get(line.audit_id, line) for line in lines)
         return [line for line in latest if test(line)]
 
     def _ends(self, running: list[CallLine]) -> dict[str, CallLine]:
         """Return how calls ended, those of them that did."""
         start, now = min(line.reached for line in running) - SLACK, self._end()
-        ids = [line.row.audit_id for line in running]
+        ids = [line.audit_id for line in running]
         pages = chain.from_iterable(
             self._walk(calls_with("auditID", batch, Kind.CALL), start, now) for batch in _chunks(ids, _IDS)
         )
-        return {line.row.audit_id: line for page in pages for line in parsed(page)}
+        return {line.audit_id: line for page in pages for line in parsed(page)}
 
     def _commands(self, newest: Mapping[str, CallLine]) -> Iterator[Command]:
         """Yield commands of each of which a call is known."""
@@ -188,16 +188,16 @@ class LokiTrail:
             for start, end in parts:
                 for line in chain.from_iterable(map(parsed, self._walk(query, start, end))):
                     low, high = min(low, line.received), max(high, line.reached)
-                    found[str(line.row.command_id)][line.row.audit_id, line.row.stage] = line
+                    found[str(line.command_id)][line.audit_id, line.kind.stage] = line
             parts = [(low - DAY, asked_from)] if low - DAY < asked_from else []
             if (later := min(high + DAY, now)) > asked_to:
                 parts.append((asked_to, later))
             asked_from, asked_to = min(asked_from, low - DAY), max(asked_to, later)
         every = [line for lines in found.values() for line in lines.values()]
-        over = {line.row.audit_id for line in every if ended(line.row.stage)}
-        if running := [line for line in every if line.row.audit_id not in over]:
+        over = {line.audit_id for line in every if ended(line.kind.stage)}
+        if running := [line for line in every if line.audit_id not in over]:
             for line in self._ends(running).values():
-                found[str(line.row.command_id)][line.row.audit_id, line.row.stage] = line
+                found[str(line.command_id)][line.audit_id, line.kind.stage] = line
         return defaultdict(list, {command: sorted(lines.values(), key=_place) for command, lines in found.items()})
 
     def _span(self, command_id: str) -> tuple[int, int]:
@@ -205,7 +205,7 @@ class LokiTrail:
 
     def _note(self, line: CallLine) -> None:
         """Remember when something of a command happened."""
-        if (command_id := line.row.command_id) is not None:
+        if (command_id := line.command_id) is not None:
             low, high = self._spans.get(command_id, (line.received, line.reached))
             self._spans[command_id] = (min(low, line.received), max(high, line.reached))
 
@@ -220,18 +220,18 @@ def _call(line: CallLine) -> Call:
 
 
 def _place(line: CallLine) -> tuple[int, str, int]:
-    return *key(line), RANKS[line.row.stage]
+    return *key(line), RANKS[line.kind.stage]
 
 
 def _totals(lines: Iterable[CallLine]) -> Totals:
     """Add up the lines of a command, of which there is at least one."""
     totals: Totals | None = None
-    known: dict[str, Row] = {}
+    known: dict[str, CallLine] = {}
     for line in lines:
-        before = known.get(line.row.audit_id)
-        if before is None or newer(line.row, before):
+        before = known.get(line.audit_id)
+        if before is None or newer(line, before):
             totals = add(totals, line, before)
-            known[line.row.audit_id] = line.row
+            known[line.audit_id] = line
     if totals is None:
         raise ValueError("a command without a call")
     return totals

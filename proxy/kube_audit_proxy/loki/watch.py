@@ -55,9 +55,9 @@ class LokiWatch:
         """Yield the lines from a time on that were not seen before, and no beginning of an answer that has ended."""
         for page in walk(self._loki, self._query, start * 1000, (self._now() + _AHEAD) * 1000, forward=True):
             lines = [line for line in parsed(page) if self._passes(line)]
-            over = {line.row.audit_id for line in lines if ended(line.row.stage)}
+            over = {line.audit_id for line in lines if ended(line.kind.stage)}
             for line in lines:
-                is_over, call = ended(line.row.stage), line.row.audit_id
+                is_over, call = ended(line.kind.stage), line.audit_id
                 self._newest = max(self._newest, line.reached)
                 if (call, is_over) in self._seen:
                     continue
