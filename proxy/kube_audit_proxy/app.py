@@ -14,7 +14,7 @@ from kube_audit_proxy.export.names import Signal
 from kube_audit_proxy.gateway.exchange import Gateway, Journal
 from kube_audit_proxy.identity.tokens import TokenAuthenticator
 from kube_audit_proxy.identity.user import Union
-from kube_audit_proxy.process.status import Tally
+from kube_audit_proxy.process.tally import Tally
 
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 

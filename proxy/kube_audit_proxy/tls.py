@@ -64,7 +64,31 @@ _NOT_TLS = b"\r\n".join(
 )
 
 
-class _Handshake(ssl.SSLObject):
+class Direct(ssl.SSLObject):
+    """The TLS side of a connection whose bytes pass through nothing but OpenSSL's own functions.
+
+    `ssl.SSLObject` has a Python function around each of them, and a call of the API takes eight of those.
+    """
+
+    _sslobj: Any
+
+    @property
+    def read(self) -> Any:
+        """Give the function that reads."""
+        return self._sslobj.read
+
+    @property
+    def write(self) -> Any:
+        """Give the function that writes."""
+        return self._sslobj.write
+
+    @property
+    def pending(self) -> Any:
+        """Give the function that tells how much can be read at once."""
+        return self._sslobj.pending
+
+
+class _Handshake(Direct):
     """Tells whoever speaks plain HTTP so, in plain HTTP."""
 
     outgoing: ssl.MemoryBIO

@@ -18,11 +18,11 @@ from kube_audit_proxy.process.status import (
     Kind,
     Sample,
     Snapshot,
-    Tally,
     gauges,
     read,
     write,
 )
+from kube_audit_proxy.process.tally import Tally
 
 NOW = 1_795_000_000.0
 

@@ -26,7 +26,8 @@ from kube_audit_proxy.export.csv import COLUMNS
 from kube_audit_proxy.export.csv import row as csv_row
 from kube_audit_proxy.index.indexer import index_once
 from kube_audit_proxy.index.schema import clear, open_for_writing
-from kube_audit_proxy.process.status import Kind, Snapshot, Tally, directory, write
+from kube_audit_proxy.process.status import Kind, Snapshot, directory, write
+from kube_audit_proxy.process.tally import Tally
 from kube_audit_proxy.tls import ensure_certificates
 from support.journals import BEGINNING, JournalWriter, Record, random_calls, whole
 from support.proxies import wait_until

@@ -4,7 +4,7 @@ A record is put together from serialized members. Much of what two calls say of 
 end repeats of its start always is: neither is serialized twice.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -12,10 +12,16 @@ from kube_audit_proxy.audit.digits import thousandths
 from kube_audit_proxy.audit.fields import Decision, Outcome, Stage
 from kube_audit_proxy.audit.trace import server_span_id
 
-_MESSAGE_LIMIT = 1024
-_VERDICT = {each: f',"decision":"{each.value}","decided_by":' for each in Decision}
-_OUTCOME = {each: f'","outcome":"{each.value}","duration_ms":' for each in Outcome}
-_STAGE = {stage: f'"kind":"call","stage":"{stage.value}","stageTimestamp":"' for stage in Stage}
+# Final, here and elsewhere: what is compiled finds it without a look into the module's names.
+_MESSAGE_LIMIT: Final = 1024
+_VERDICT: Final = {each: f',"decision":"{each.value}","decided_by":' for each in Decision}
+_OUTCOME: Final = {each: f'","outcome":"{each.value}","duration_ms":' for each in Outcome}
+_STAGE: Final = {stage: f'"kind":"call","stage":"{stage.value}","stageTimestamp":"' for stage in Stage}
+_RECEIVED: Final = Stage.REQUEST_RECEIVED
+_STARTED: Final = Stage.RESPONSE_STARTED
+_COMPLETE: Final = Stage.RESPONSE_COMPLETE
+_PANIC: Final = Stage.PANIC
+_FAILED: Final = Outcome.FAILED
 
 
 def members(values: dict[str, Any]) -> bytes:
@@ -45,15 +51,15 @@ class CallRecord:
 
     def start(self) -> bytes:
         """The members of the line that has to be durable before the call goes on."""
-        return self._line(Stage.REQUEST_RECEIVED, self.received, b"")
+        return self._line(_RECEIVED, self.received, b"")
 
     def response_started(self, now: str, status: int) -> bytes:
         """The members of the line that tells when a long-running call got its answer's head."""
-        return self._line(Stage.RESPONSE_STARTED, now, b',"status":%d' % status)
+        return self._line(_STARTED, now, b',"status":%d' % status)
 
     def end(self, now: str, end: "CallEnd") -> bytes:
         """The members of the last line."""
-        stage = Stage.PANIC if end.outcome is Outcome.FAILED else Stage.RESPONSE_COMPLETE
+        stage = _PANIC if end.outcome is _FAILED else _COMPLETE
         return self._line(stage, now, end.members())
 
     def _line(self, stage: Stage, now: str, rest: bytes) -> bytes:

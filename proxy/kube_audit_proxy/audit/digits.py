@@ -1,6 +1,8 @@
 """Numbers as they stand in records: looked up where formatting would be a good part of what a line costs. Pure."""
 
-THREE_DIGITS = tuple(f"{number:03d}" for number in range(1000))
+from typing import Final
+
+THREE_DIGITS: Final = tuple(f"{number:03d}" for number in range(1000))
 """0 to 999, as they stand behind a point."""
 
 

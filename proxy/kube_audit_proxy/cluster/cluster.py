@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from kube_audit_proxy.cluster.credential import Credential, CredentialSource, load_certificate
 from kube_audit_proxy.cluster.kubeconfig import Context
 from kube_audit_proxy.gateway.pool import Address, Pool
+from kube_audit_proxy.tls import Direct
 
 
 class Cluster:
@@ -65,6 +66,7 @@ class Cluster:
 
 def _tls_context(context: Context, certificate: bytes, key: bytes) -> ssl.SSLContext:
     tls = ssl.create_default_context(cadata=context.authority.decode() or None)
+    tls.sslobject_class = Direct
     # Clusters' own authorities are older than the rules that this flag enforces (missing key identifiers).
     tls.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if context.skip_tls_verify:

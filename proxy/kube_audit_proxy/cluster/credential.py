@@ -26,7 +26,7 @@ class CredentialError(Exception):
     """There is no credential for the cluster at present; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Credential:
     """What proves the proxy to a cluster at the moment: a header line, or a certificate, or both."""
 
@@ -110,10 +110,10 @@ class CredentialSource:
             credential = _printed_credential(status, f"the credential plugin {plugin.command!r}")
             expires = status.get("expirationTimestamp")
             left = datetime.fromisoformat(expires).timestamp() - self._wall() - _RENEW_EARLY if expires else None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as nonsense:
             raise CredentialError(
                 f"the credential plugin {plugin.command!r} printed no ExecCredential with a token or certificate"
-            ) from error
+            ) from nonsense
         return credential, float("inf") if left is None else self._clock() + left
 
     def _exec_info(self, plugin: ExecPlugin) -> dict[str, Any]:
@@ -142,8 +142,8 @@ def _read_token(path: Path) -> str:
         return path.read_text().strip()
     except OSError as error:
         raise CredentialError(f"cannot read the token file {error.filename}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise CredentialError(f"the token file {path} is not text") from error
+    except UnicodeDecodeError as undecodable:
+        raise CredentialError(f"the token file {path} is not text") from undecodable
 
 
 def _bearer(token: object, source: str) -> bytes:

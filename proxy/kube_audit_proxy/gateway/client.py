@@ -8,7 +8,7 @@ client sent ahead waits, parsed but untouched, and reading stops while it does.
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import httptools
 
@@ -21,18 +21,18 @@ from kube_audit_proxy.kube import status
 if TYPE_CHECKING:
     from kube_audit_proxy.gateway.exchange import Caller
 
-RECEIVED = memoryview(bytearray(288 << 10))
+RECEIVED: Final = memoryview(bytearray(288 << 10))
 """What a connection has just received. One for all connections of a loop: it is used up before the next one reads.
 Without it each read would allocate, and give back, as much for itself. A read of TLS fits in, so that nothing of it is
 left for later (`drop_nothing`): uvloop reads 256 KiB, to which comes the TLS record that was begun before."""
 
-MAX_HEAD = (1 << 20) + (64 << 10)
+MAX_HEAD: Final = (1 << 20) + (64 << 10)
 """Bytes of a request's head: the API server's 1 MiB and some room, so that it is the API server that says no."""
 
-READ_AHEAD = 256 << 10
+READ_AHEAD: Final = 256 << 10
 """Bytes of a body, or sent ahead of a 101, that are held before reading stops."""
 
-_VERSIONS = frozenset({"1.0", "1.1"})
+_VERSIONS: Final = frozenset({"1.0", "1.1"})
 _NO_PARSER = httptools.HttpRequestParser(None)
 """For a connection that is lost: its own one refers to it in a circle, see `GONE`."""
 

@@ -1,8 +1,9 @@
 """What is recorded of a call, as serialized members: pure, and remembered where calls tend to say the same."""
 
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, Final
 
 from kube_audit_proxy.audit.call import members
 from kube_audit_proxy.audit.fields import AccessMethod
@@ -15,11 +16,12 @@ from kube_audit_proxy.kube.targets import BadTarget
 from kube_audit_proxy.kube.verbs import VerbClass, is_long_running, verb_class
 
 _RUNS_IN_CONTAINER = frozenset({"exec", "attach"})
-_LONGEST_REMEMBERED = 512
+_LONGEST_REMEMBERED: Final = 512
 """Characters of the longest target whose description is remembered."""
 
 
-class Asked(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Asked:
     """What a request asks for."""
 
     info: RequestInfo | None
@@ -32,18 +34,24 @@ class Asked(NamedTuple):
     long_running: bool = False
 
 
-NOTHING_ASKED = Asked(None, "", b"")
+NOTHING_ASKED: Final = Asked(None, "", b"")
 """Of a call that broke off before anything could be known."""
+
+
+def describer(redaction: Redaction) -> Callable[[str, str], Asked]:
+    """Return `describe_request` for this redaction; it remembers what it said of short targets."""
+    remembered = lru_cache(maxsize=4096)(partial(describe_request, redaction=redaction))
+
+    def describe(method: str, target: str) -> Asked:
+        if len(target) <= _LONGEST_REMEMBERED:
+            return remembered(method, target)
+        return describe_request(method, target, redaction)
+
+    return describe
 
 
 def describe_request(method: str, target: str, redaction: Redaction) -> Asked:
     """Work out what a request asks for; `target` is the one within the cluster."""
-    if len(target) <= _LONGEST_REMEMBERED:
-        return _remembered_request(method, target, redaction)
-    return _describe_request(method, target, redaction)
-
-
-def _describe_request(method: str, target: str, redaction: Redaction) -> Asked:
     if not method:
         return NOTHING_ASKED
     known: dict[str, Any] = {"method": method}
@@ -68,9 +76,6 @@ def _describe_request(method: str, target: str, redaction: Redaction) -> Asked:
     if info is None:
         return Asked(info, refused, members(known))
     return Asked(info, refused, members(known), verb_class(info), is_long_running(info))
-
-
-_remembered_request = lru_cache(maxsize=4096)(_describe_request)
 
 
 def _info_members(info: RequestInfo) -> dict[str, str]:

@@ -7,8 +7,9 @@ way out of it leaves the call's end in the journal.
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Final, Protocol
 
 from kube_audit_proxy.audit.call import CallEnd, CallRecord
 from kube_audit_proxy.audit.command import command_id
@@ -24,8 +25,8 @@ from kube_audit_proxy.gateway.describe import (
     describe_client,
     describe_connection,
     describe_identity,
-    describe_request,
     describe_user,
+    describer,
 )
 from kube_audit_proxy.gateway.errors import (
     ClientGoneError,
@@ -56,11 +57,14 @@ from kube_audit_proxy.kube.headers import kubectl_session
 from kube_audit_proxy.kube.requestinfo import RequestInfo
 from kube_audit_proxy.kube.status import Status, parse_status
 from kube_audit_proxy.kube.verbs import VerbClass
-from kube_audit_proxy.process.status import Tally
+from kube_audit_proxy.process.tally import Tally
 
 log = logging.getLogger(__name__)
 
-_REPEATABLE = frozenset({"GET", "HEAD"})
+_REPEATABLE: Final = frozenset({"GET", "HEAD"})
+
+_INTERRUPTED: Final = Outcome.INTERRUPTED
+_COMPLETE: Final = Outcome.COMPLETE
 
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds."""
@@ -85,17 +89,23 @@ class Journal(Protocol):
         """Write a line; done when it is durable. Fails with JournalError."""
 
 
-class Admitted(NamedTuple):
+class Admitted:
     """A call that may go upstream: to where, and the head it goes with."""
 
-    cluster: Cluster
-    info: RequestInfo
-    target: str
-    scrubbed: Scrubbed
-    identity_headers: bytes
+    __slots__ = ("cluster", "identity_headers", "info", "scrubbed", "target")
+
+    def __init__(
+        self, cluster: Cluster, info: RequestInfo, target: str, scrubbed: Scrubbed, identity_headers: bytes
+    ) -> None:
+        self.cluster = cluster
+        self.info = info
+        self.target = target
+        self.scrubbed = scrubbed
+        self.identity_headers = identity_headers
 
 
-class Caller(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Caller:
     """Who made the last call of a connection, and with which headers."""
 
     headers: RawHeaders
@@ -159,7 +169,7 @@ class Gateway:
         self._clusters = clusters
         self._identity = identity
         self._journal = journal
-        self._redaction = redaction
+        self._describe = describer(redaction)
         self._traced = traced
         self.tally = tally
         self._relaxed = relaxed
@@ -248,7 +258,7 @@ class Gateway:
         """Carry one call from its head to the record of its end."""
         call = Call(client, request, CallRecord(self._new_id(), self._wall()))
         failure: Status | None = None
-        outcome = Outcome.INTERRUPTED
+        outcome = _INTERRUPTED
         self.in_flight += 1
         try:
             try:
@@ -262,7 +272,7 @@ class Gateway:
                 await self._refuse(call, failure)
             else:
                 await self._forward(call, admitted)
-                outcome = Outcome.COMPLETE
+                outcome = _COMPLETE
         except (ClientGoneError, UpstreamError) as error:
             failure, outcome = blame(error, request)
             if failure is not None:
@@ -286,7 +296,7 @@ class Gateway:
         request, record = call.request, call.record
         cluster_name, target = split_target(request.target)
         record.add(describe_connection(cluster_name, call.client.address))
-        asked = describe_request(request.method, target, self._redaction)
+        asked = self._describe(request.method, target)
         record.add(asked.members)
         call.asked, info = asked, asked.info
         if request.broken is not None:

@@ -1,10 +1,12 @@
 """How each side is told where a body ends: made anew for each leg."""
 
+from typing import Final
+
 from kube_audit_proxy.gateway.client import Request
 from kube_audit_proxy.gateway.headers import Scrubbed
 from kube_audit_proxy.gateway.upstream import Response
 
-_NO_BODY = frozenset({204, 304})
+_NO_BODY: Final = frozenset({204, 304})
 
 
 def request_framing(request: Request, scrubbed: Scrubbed) -> bytes:

@@ -9,7 +9,8 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 from kube_audit_proxy.kube import status
 from kube_audit_proxy.kube.status import Status
@@ -47,7 +48,8 @@ _KUBECTL_FLAG = {
 }
 
 
-class Scrubbed(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Scrubbed:
     """What is left of a request's headers, and what the proxy itself needs to know of them."""
 
     passed: list[bytes]
@@ -183,7 +185,7 @@ def client_head(
     return b"".join(lines)
 
 
-_SORTED_OUT = re.compile(
+_SORTED_OUT: Final = re.compile(
     rb"\r\n(?:%b):"
     % b"|".join(sorted(_RESPONSE_ENDS_HERE - {b"content-length", b"transfer-encoding"} | {b"location", b"set-cookie"}))
 )

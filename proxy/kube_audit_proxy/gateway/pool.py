@@ -5,6 +5,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from kube_audit_proxy.gateway.errors import UpstreamConnectError
 from kube_audit_proxy.gateway.peer import keep_alive
@@ -13,7 +14,7 @@ from kube_audit_proxy.gateway.upstream import Response, UpstreamConnection
 CONNECT_TIMEOUT = 10.0
 """Seconds for TCP and TLS together."""
 
-IDLE_TIMEOUT = 45.0
+IDLE_TIMEOUT: Final = 45.0
 """Seconds a connection is kept unused: well below the API server's 90, so that it is us who close it."""
 
 

@@ -1,6 +1,7 @@
 """What the proxy answers itself, and how a call that failed is judged."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from kube_audit_proxy.audit.fields import Decision, Outcome
 from kube_audit_proxy.gateway.client import Request
@@ -11,7 +12,8 @@ from kube_audit_proxy.kube import status
 from kube_audit_proxy.kube.requestinfo import RequestInfo
 from kube_audit_proxy.kube.status import Status
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_ALLOW: Final = Decision.ALLOW
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 NO_PREFIX = Status(
     403,
@@ -60,7 +62,7 @@ def decision(code: int, decided_by: str) -> Decision:
     """Whether the call was let through: by the proxy, and by the API server after it."""
     if code in {401, 403}:
         return Decision.DENY
-    return Decision.ALLOW if decided_by == "apiserver" else Decision.ERROR
+    return _ALLOW if decided_by == "apiserver" else Decision.ERROR
 
 
 def answer(failure: Status, audit_id: str, info: RequestInfo | None, request: Request) -> bytes:

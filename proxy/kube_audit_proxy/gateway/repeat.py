@@ -6,11 +6,12 @@ a plain request line. All else is llhttp's to judge.
 """
 
 import re
+from typing import Final
 
-LONGEST = 8192
+LONGEST: Final = 8192
 """Bytes of the longest head that is remembered."""
 
-_REQUEST_LINE = re.compile(rb"(GET|HEAD) (/[A-Za-z0-9/._~%?=&,:+@!*-]*) HTTP/1\.1\r\n")
+_REQUEST_LINE: Final = re.compile(rb"(GET|HEAD) (/[A-Za-z0-9/._~%?=&,:+@!*-]*) HTTP/1\.1\r\n")
 
 
 def header_block(head: bytes) -> bytes:

@@ -1,6 +1,8 @@
 """Which cluster a request target names: `/clusters/<name>/...`, the one prefix, cut off once and on a segment's end."""
 
-PREFIX = "/clusters/"
+from typing import Final
+
+PREFIX: Final = "/clusters/"
 
 
 def split_target(target: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ of that call ended as they should.
 import asyncio
 import re
 from collections.abc import Callable
-from typing import cast
+from typing import Final, cast
 
 import httptools
 
@@ -26,8 +26,8 @@ from kube_audit_proxy.kube import status
 from kube_audit_proxy.kube.channels import StreamObserver
 from kube_audit_proxy.kube.channels.frames import FrameCutter
 
-_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)")
-_CAPTURE = 16 << 10
+_CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)")
+_CAPTURE: Final = 16 << 10
 """Bytes of a failure's body that are kept to read its Status from."""
 
 _NO_PARSER = httptools.HttpResponseParser(None)
@@ -69,10 +69,11 @@ class Response:
         if line <= 0 or end < 0:
             raise UpstreamError("a head without a status line or an end")
         self.phrase, self.block = raw[13:line], raw[line + 2 : end + 2]
-        self.lower = b"\r\n" + self.block.lower()
+        self.lower = raw[line : end + 2].lower()
         length = _CONTENT_LENGTH.search(self.lower)
         self.content_length = int(length[1]) if length else -1
-        self.chunked = b"\r\ntransfer-encoding:" in self.lower
+        # Not `in`: for bytes, that makes and drops an exception first.
+        self.chunked = self.lower.find(b"\r\ntransfer-encoding:") >= 0
         return end + 4
 
 

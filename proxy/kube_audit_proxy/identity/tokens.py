@@ -12,17 +12,17 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from kube_audit_proxy.identity.impersonation import check_name
 from kube_audit_proxy.identity.user import Credentials, UnauthenticatedError, UndecidedError, User
 
 log = logging.getLogger(__name__)
 
-PREFIX = "kap_"
+PREFIX: Final = "kap_"
 """By it a token is known in a secret scan, and as one of ours."""
 
-_TRUSTED_FOR = 1.0
+_TRUSTED_FOR: Final = 1.0
 """Seconds after which a token's file is looked at again: how long a revoked token still works."""
 
 _REMEMBERED = 4096

@@ -1,17 +1,17 @@
 """Whom a call is made by, and what proves it."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
-EVERY_CLUSTER = "*"
+EVERY_CLUSTER: Final = "*"
 
 
-@dataclass(frozen=True)
 class Credentials:
-    """What a client offers to prove who it is."""
+    """What a client offers to prove who it is. No dataclass: one is made for each call."""
 
-    token: str
-    """Bearer token, empty if there is none."""
+    def __init__(self, token: str) -> None:
+        self.token = token
+        """Bearer token, empty if there is none."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from errno import ENOENT, ESTALE
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 from kube_audit_proxy.journal.files import (
     Clock,
@@ -31,8 +31,8 @@ from kube_audit_proxy.journal.line import build, content, head
 from kube_audit_proxy.journal.recovery import Recovered, recover_held
 from kube_audit_proxy.journal.syncer import COMMAND, Syncer
 
-IDLE_TURN = 0.00002  # seconds: a turn of the loop that took less had nothing to do
-LARGEST_BATCH = 1000  # lines: after a long trouble, more at once would hold up the loop
+IDLE_TURN: Final = 0.00002  # seconds: a turn of the loop that took less had nothing to do
+LARGEST_BATCH: Final = 1000  # lines: after a long trouble, more at once would hold up the loop
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from kube_audit_proxy.gateway.exchange import HANDSHAKE_TIMEOUT
 from kube_audit_proxy.journal.writer import JournalWriter, Limits
 from kube_audit_proxy.process.child import read_settings, say_draining, say_ready, set_up_logging, told_to_stop
 from kube_audit_proxy.process.health import WorkerHealth
-from kube_audit_proxy.process.status import WRITE_EVERY, Tally
+from kube_audit_proxy.process.status import WRITE_EVERY
+from kube_audit_proxy.process.tally import Tally
 from kube_audit_proxy.tls import server_context
 
 log = logging.getLogger(__name__)
