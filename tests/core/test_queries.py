@@ -263,7 +263,7 @@ def test_values_are_bound() -> None:
         queries.scan(filters, some),
         queries.of_commands(filters, [1], some),
         queries.number_of_calls_of(kinds),
-        queries.number_of_kinds(queries.Narrow("user", (needle,))),
+        queries.number_of_kinds(queries.Narrow("user", (needle,)), 1),
         queries.newest_kinds(kinds, some, (1, 1), (1, 1), 1),
         queries.newest_kinds_until(kinds, some, (1, 1), 1),
         queries.lately(filters, some, (1, 1), 1, said=True),

@@ -78,12 +78,15 @@ def kinds(filters: Filters, narrow: Narrow | None, *, said: bool) -> Query:
     return Query(f"FROM {source} CROSS JOIN tallies USING (kind) WHERE {where.sql}", where.parameters)
 
 
-def number_of_kinds(narrow: Narrow | None) -> Query:
-    """Ask among how many kinds `kinds` looks for those whose calls can pass."""
+def number_of_kinds(narrow: Narrow | None, most: int) -> Query:
+    """Ask among how many kinds `kinds` looks for those whose calls can pass; it counts up to `most`."""
     if narrow is None:
-        return Query("SELECT coalesce(max(kind), 0) FROM kinds")
+        return Query("SELECT min(coalesce(max(kind), 0), ?) FROM kinds", (most,))
     where = _joined([_by_index(narrow)])
-    return Query(f"SELECT count(*) FROM kinds INDEXED BY kinds_{narrow.column} WHERE {where.sql}", where.parameters)
+    return Query(
+        f"SELECT count(*) FROM (SELECT 1 FROM kinds INDEXED BY kinds_{narrow.column} WHERE {where.sql} LIMIT ?)",
+        (*where.parameters, most),
+    )
 
 
 def number_of_calls_of(kinds_: Query) -> Query:

@@ -87,7 +87,7 @@ class Index:
         # What is found is as it was when it was found.
         self._db.execute("BEGIN")
         try:
-            ids = [found.id for found in islice(Search(self._db, filters).newest(before), limit)]
+            ids = [found.id for found in islice(Search(self._db, filters, wanted=limit).newest(before), limit)]
             rows = self._db.execute(_RECORDS, (orjson.dumps(ids).decode(),))
             return [Call(id_, line) for id_, line in rows]
         finally:

@@ -26,8 +26,11 @@ _COMMON = 10
 _FIRST, _MOST = 250, 4000
 """Calls, kinds or words that are gone through at once, newest first: to begin with, and at most."""
 
-_PAYS = 40
-"""Going through calls pays while at least one in so many passes."""
+_PAYS, _PAYS_AT_MOST = 40, 200
+"""Going through calls pays while at least one in so many passes: in more where there are many kinds to look through."""
+
+_KINDS_COST = 170
+"""Kinds that are looked through in the time in which a hundred calls, about a page, are."""
 
 _ODD = 64_000
 """Calls that are gone through where commands are asked for in a way for which there is no better one."""
@@ -47,6 +50,9 @@ _MOST_WORDS = 64_000
 
 _MANY_WORDS = 16_000
 """Words after which it pays to ask how many calls there are to look at instead."""
+
+_SPARE = 130
+"""Hundredths of the words that seem needed which are gone through: to go on after them takes as long as some."""
 
 _CALL_COSTS = 6
 """Words that are looked at in the time that a call of a kind takes."""
@@ -68,19 +74,22 @@ class Found(NamedTuple):
 class Search:
     """A question to an index, of one connection. No method keeps a transaction open between two things it yields.
 
-    With `commands`, what is found says of which command it is; without, it may not.
+    With `commands`, what is found says of which command it is; without, it may not. `wanted` is how many calls are
+    asked for, 0 where that is not known: for those no more is looked at than seems needed.
     """
 
-    def __init__(self, db: sqlite3.Connection, filters: Filters, *, commands: bool = False) -> None:
+    def __init__(self, db: sqlite3.Connection, filters: Filters, *, commands: bool = False, wanted: int = 0) -> None:
         self._db = db
         self._filters = filters
+        self._wanted = wanted
         self._with_commands = commands
         asked = [column for column in FACETED if getattr(filters, column).wanted]
         facets = {column: _facets(db, column) for column in asked}
         self._calls = _single(db, Query("SELECT coalesce(sum(calls), 0) FROM facets WHERE field = 'verb'"))
         self._narrow = queries.narrowest(filters, facets, INDEXED, self._calls // _RARE)
         self._most = self._calls if self._narrow is None else _number(facets, self._narrow)
-        self._is_rare = _PAYS * self._most < self._calls
+        self._pays = self._paying() if len(asked) == 1 and not filters.text else _PAYS
+        self._is_rare = self._pays * self._most < self._calls
         # To look for others among the ids of all commands takes long, where there are many.
         self._commands = self._named() if queries.knows_beginnings(filters) else None
         self._nowhere = self._commands == [] or (self._narrow is not None and not self._narrow.values)
@@ -188,7 +197,7 @@ class Search:
         size, seen, passed = _FIRST, 0, 0
         rest = within
         most = _ODD if queries.names_commands(self._filters) else _MOST
-        while not seen or self._match is None or passed * _PAYS >= seen or seen < most:
+        while not seen or self._match is None or passed * self._pays >= seen or seen < most:
             edge = self._db.execute(_EDGE, (rest.low, rest.high, size - 1)).fetchone()
             low = edge[0] if edge else rest.low
             found = self._found(queries.scan(self._filters, Span(low, rest.high)))
@@ -212,13 +221,15 @@ class Search:
             yield from self._all_of_kinds(self._unsaid, within, said=False)
             return
         held: list[tuple[int, Found]] = []
-        size, seen = _FIRST, 0
+        size, seen, passed = _FIRST, 0, 0
         while words:
-            narrow = self._narrow if len(words) >= self._number_of_kinds else None
+            narrow = None if self._has_more_kinds(len(words)) else self._narrow
             query = queries.calls_with_words(self._filters, orjson.dumps(words).decode(), within, narrow)
-            for found in self._found(query):
-                heappush(held, (-found.id, found))
-            last, size, seen = words[-1], min(2 * size, _MOST_WORDS), seen + len(words)
+            found = self._found(query)
+            for call in found:
+                heappush(held, (-call.id, call))
+            last, seen, passed = words[-1], seen + len(words), passed + len(found)
+            size = min(2 * size, _MOST_WORDS, self._needed(seen, passed))
             # What has older words is no newer than this.
             bound = _single(self._db, Query(_NEWEST_BEFORE, (last,)))
             while held and held[0][1].id > bound:
@@ -231,9 +242,26 @@ class Search:
         while held:
             yield heappop(held)[1]
 
+    def _needed(self, seen: int, passed: int) -> int:
+        """Return how many more words it will take to find all that are wanted, with some to spare."""
+        if not passed or passed >= self._wanted:
+            return _MOST_WORDS
+        return max(_FIRST, seen * (self._wanted - passed) * _SPARE // (100 * passed))
+
     @cached_property
     def _unsaid_calls(self) -> int:
         return _single(self._db, queries.number_of_calls_of(self._unsaid))
+
+    def _paying(self) -> int:
+        """Return of how many calls one has to pass, that it pays to go through them, where nothing else is asked."""
+        if self._narrow is None or not _PAYS * self._most < self._calls <= _PAYS_AT_MOST * self._most:
+            return _PAYS
+        kinds = _single(self._db, queries.number_of_kinds(self._narrow, _PAYS_AT_MOST * _KINDS_COST))
+        return max(_PAYS, kinds // _KINDS_COST)
+
+    def _has_more_kinds(self, number: int) -> bool:
+        """Tell whether there are more kinds than so many to look for those in whose calls can pass."""
+        return _single(self._db, queries.number_of_kinds(self._narrow, number + 1)) > number
 
     def _is_rarely_said(self) -> bool:
         if not self._filters.text or self._is_said or self._match is None:
@@ -269,7 +297,7 @@ class Search:
         before: Place = (_LAST, 0)
         size, seen = _FIRST, 0
         is_past = self._filters.until is not None
-        most = 0 if self._is_rare or is_past else min(_RECENT, self._number_of_kinds // _KIND_COSTS)
+        most = 0 if self._is_rare or is_past else self._recent_kinds()
         while seen < most:
             newest = self._rows(queries.lately(self._filters, within, before, size, said=said))
             end = self._rows(queries.end_of_lately(within, before, size))
@@ -292,9 +320,9 @@ class Search:
             after, size = newest[-1], 40 * size
             yield newest, after[0]
 
-    @cached_property
-    def _number_of_kinds(self) -> int:
-        return _single(self._db, queries.number_of_kinds(self._narrow))
+    def _recent_kinds(self) -> int:
+        kinds = _single(self._db, queries.number_of_kinds(self._narrow, _RECENT * _KIND_COSTS))
+        return kinds // _KIND_COSTS
 
     def _of_kind(self, of_kind: Callable[[int, Span, int], Query], kind: int, within: Span) -> Iterator[Found]:
         size = 8
