@@ -124,11 +124,15 @@ def newest_kinds(kinds_: Query, within: Span, before: Place, after: Place, limit
 
 
 def newest_kinds_until(kinds_: Query, within: Span, after: Place, limit: int) -> Query:
-    """Ask the same where all of the span is long ago: of kinds that had calls since, the newest before is looked up."""
+    """Ask the same where all of the span is long ago: of kinds that had calls since, the newest before is looked up.
+
+    Many kinds have one call only: where that came since, there is none before.
+    """
     before = "SELECT id FROM log INDEXED BY log_kind WHERE log.kind = tallies.kind AND id < ? ORDER BY id DESC LIMIT 1"
+    place = f"CASE WHEN newest < ? THEN newest WHEN calls > 1 THEN ({before}) END AS place"
     return Query(
-        f"WITH places AS MATERIALIZED (SELECT CASE WHEN newest < ? THEN newest ELSE ({before}) END AS place, kind"
-        f" {kinds_.sql} AND newest >= ?) SELECT place, kind FROM places WHERE place >= ? AND (place, kind) < (?, ?)"
+        f"WITH places AS MATERIALIZED (SELECT {place}, kind {kinds_.sql} AND newest >= ?)"
+        " SELECT place, kind FROM places WHERE place >= ? AND (place, kind) < (?, ?)"
         " ORDER BY place DESC, kind DESC LIMIT ?",
         (within.high, within.high, *kinds_.parameters, within.low, within.low, *after, limit),
     )

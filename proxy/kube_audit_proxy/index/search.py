@@ -51,8 +51,8 @@ _MOST_WORDS = 64_000
 _MANY_WORDS = 16_000
 """Words after which it pays to ask how many calls there are to look at instead."""
 
-_SPARE = 130
-"""Hundredths of the words that seem needed which are gone through: to go on after them takes as long as some."""
+_TELLING, _SPARE = 8, 130
+"""Calls that have to pass to tell how many words are needed, and how many hundredths of those are gone through."""
 
 _CALL_COSTS = 6
 """Words that are looked at in the time that a call of a kind takes."""
@@ -229,7 +229,7 @@ class Search:
             for call in found:
                 heappush(held, (-call.id, call))
             last, seen, passed = words[-1], seen + len(words), passed + len(found)
-            size = min(2 * size, _MOST_WORDS, self._needed(seen, passed))
+            size = self._more(size, seen, passed)
             # What has older words is no newer than this.
             bound = _single(self._db, Query(_NEWEST_BEFORE, (last,)))
             while held and held[0][1].id > bound:
@@ -242,11 +242,12 @@ class Search:
         while held:
             yield heappop(held)[1]
 
-    def _needed(self, seen: int, passed: int) -> int:
-        """Return how many more words it will take to find all that are wanted, with some to spare."""
-        if not passed or passed >= self._wanted:
-            return _MOST_WORDS
-        return max(_FIRST, seen * (self._wanted - passed) * _SPARE // (100 * passed))
+    def _more(self, size: int, seen: int, passed: int) -> int:
+        """Return how many words to go through next: what it seems to take to find all wanted, or twice as many."""
+        missing = self._wanted - passed
+        if passed < _TELLING or missing <= 0:
+            return min(2 * size, _MOST_WORDS)
+        return max(_FIRST, min(seen * missing * _SPARE // (100 * passed), _MOST_WORDS))
 
     @cached_property
     def _unsaid_calls(self) -> int:
