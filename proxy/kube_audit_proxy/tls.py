@@ -1,4 +1,4 @@
-"""The proxy's own certificate, for those who bring none: an authority and a server certificate in its data."""
+"""TLS: how connections use it, and the proxy's own certificate for those who bring none, with an authority for it."""
 
 import datetime as dt
 import ipaddress

@@ -5,7 +5,9 @@ import re
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -222,6 +224,21 @@ def test_the_cases_are_worth_something(records: list[Record]) -> None:
     pointless = {case for case, count in found.items() if not 0 < count < CALLS}
     texts = {("text", value) for value in (*NOWHERE, *EVERYWHERE)}
     assert pointless == {("user", "?*"), ("user", "' OR 1=1 --"), *texts}
+
+
+@pytest.mark.usefixtures("_way")
+def test_a_kind_of_call_that_came_before_and_since(tmp_path: Path) -> None:
+    """Before a time, a call is found of those who call once before it and once since; others only called since."""
+    writer = JournalWriter(tmp_path / "journal")
+    for number in range(1, 61):
+        writer.write(*whole(2 * number, user=f"caller-{number % 40}"))
+        writer.write(*whole(2 * number + 1, user="somebody else"))
+    with closing(open_for_writing(tmp_path / "index.db")) as db:
+        index_once(db, tmp_path / "journal")
+    until = (BEGINNING + timedelta(seconds=61.5)).isoformat()
+    with Index(tmp_path / "index.db") as index:
+        found = index.calls(parse({"user": ["caller-*"], "until": [until]}, now=NOW), 100)
+    assert [call.record["user"] for call in found] == [f"caller-{number}" for number in range(30, 0, -1)]
 
 
 @pytest.mark.usefixtures("_way")

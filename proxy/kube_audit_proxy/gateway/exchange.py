@@ -90,7 +90,7 @@ class Journal(Protocol):
 
 
 class Admitted:
-    """A call that may go upstream: to where, and the head it goes with."""
+    """A call that may go upstream: to where, and the head it goes with. No dataclass: one is made for each call."""
 
     __slots__ = ("cluster", "identity_headers", "info", "scrubbed", "target")
 

@@ -29,8 +29,8 @@ _FIRST, _MOST = 250, 4000
 _PAYS, _PAYS_AT_MOST = 40, 200
 """Going through calls pays while at least one in so many passes: in more where there are many kinds to look through."""
 
-_KINDS_COST = 170
-"""Kinds that are looked through in the time in which a hundred calls, about a page, are."""
+_PAGE_COSTS = 170
+"""Kinds that are looked at in an index in the time that it takes to go through as many calls as a page has."""
 
 _ODD = 64_000
 """Calls that are gone through where commands are asked for in a way for which there is no better one."""
@@ -257,8 +257,8 @@ class Search:
         """Return of how many calls one has to pass, that it pays to go through them, where nothing else is asked."""
         if self._narrow is None or not _PAYS * self._most < self._calls <= _PAYS_AT_MOST * self._most:
             return _PAYS
-        kinds = _single(self._db, queries.number_of_kinds(self._narrow, _PAYS_AT_MOST * _KINDS_COST))
-        return max(_PAYS, kinds // _KINDS_COST)
+        kinds = _single(self._db, queries.number_of_kinds(self._narrow, _PAYS_AT_MOST * _PAGE_COSTS))
+        return max(_PAYS, kinds // _PAGE_COSTS)
 
     def _has_more_kinds(self, number: int) -> bool:
         """Tell whether there are more kinds than so many to look for those in whose calls can pass."""

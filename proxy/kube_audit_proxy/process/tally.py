@@ -7,21 +7,8 @@ from kube_audit_proxy.process.status import Histogram, Kind, Sample, Snapshot
 
 # Milliseconds, as calls are measured.
 _CALL_BOUNDS: Final[tuple[float, ...]] = (
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-    25.0,
-    50.0,
-    100.0,
-    250.0,
-    500.0,
-    1000.0,
-    2500.0,
-    5000.0,
-    10_000.0,
-    30_000.0,
-)
+    1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0, 30_000.0,
+)  # fmt: skip
 _COMMIT_BOUNDS: Final[tuple[float, ...]] = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 1000.0, 5000.0)
 
 
