@@ -11,9 +11,10 @@ from kube_audit_proxy.cluster.cluster import Cluster
 from kube_audit_proxy.cluster.kubeconfig import Context, KubeconfigError, default_paths, in_cluster, load
 from kube_audit_proxy.config import ClusterConfig, Config
 from kube_audit_proxy.export.names import Signal
-from kube_audit_proxy.gateway.exchange import Gateway, Journal
+from kube_audit_proxy.gateway.exchange import Gateway
 from kube_audit_proxy.identity.tokens import TokenAuthenticator
 from kube_audit_proxy.identity.user import Union
+from kube_audit_proxy.journal.writer import JournalWriter
 from kube_audit_proxy.process.tally import Tally
 
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -44,7 +45,7 @@ def make_clusters(config: Config) -> dict[str, Cluster]:
 
 
 def make_gateway(
-    config: Config, journal: Journal, tally: Tally, clock: Callable[[], float] = time.perf_counter
+    config: Config, journal: JournalWriter, tally: Tally, clock: Callable[[], float] = time.perf_counter
 ) -> Gateway:
     """Make a gateway that records into `journal` and counts in `tally`. Raises KubeconfigError."""
     telemetry = config.telemetry

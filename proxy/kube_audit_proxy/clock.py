@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Final
 
 from kube_audit_proxy.audit.digits import THREE_DIGITS
 
@@ -23,7 +24,7 @@ class WallClock:
         if second != self._second:
             self._second = second
             self._prefix = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
-        fraction = microseconds - second * 1_000_000
+        fraction = microseconds % 1_000_000  # a product of numbers so large would be made outside the compiled code
         return f"{self._prefix}{THREE_DIGITS[fraction // 1000]}{THREE_DIGITS[fraction % 1000]}Z"
 
 
@@ -39,6 +40,11 @@ def unhurried(
     return lambda: min(now_ns(), begin + elapsed_ns())
 
 
+_VERSION: Final = bytes(0x40 | byte & 0x0F for byte in range(256))
+_VARIANT: Final = bytes(0x80 | byte & 0x3F for byte in range(256))
+"""Which byte of a UUID stands for a random one, where it also says which kind of UUID it is."""
+
+
 class UuidSource:
     """Gives random UUIDs (RFC 9562, version 4), asking the system for randomness 256 at a time."""
 
@@ -50,12 +56,14 @@ class UuidSource:
     def __call__(self) -> str:
         """Give the next one."""
         if self._at >= len(self._hex):
-            self._hex = self._urandom(16 * 256).hex()
+            random = bytearray(self._urandom(16 * 256))
+            random[6::16] = random[6::16].translate(_VERSION)
+            random[8::16] = random[8::16].translate(_VARIANT)
+            self._hex = random.hex()
             self._at = 0
         at, digits = self._at, self._hex
         self._at = at + 32
-        variant = "89ab"[int(digits[at + 16], 16) & 3]
         return (
-            f"{digits[at : at + 8]}-{digits[at + 8 : at + 12]}-4{digits[at + 13 : at + 16]}"
-            f"-{variant}{digits[at + 17 : at + 20]}-{digits[at + 20 : at + 32]}"
+            f"{digits[at : at + 8]}-{digits[at + 8 : at + 12]}-{digits[at + 12 : at + 16]}"
+            f"-{digits[at + 16 : at + 20]}-{digits[at + 20 : at + 32]}"
         )

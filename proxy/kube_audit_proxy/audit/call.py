@@ -126,20 +126,17 @@ class CallEnd:
 
     def members(self) -> bytes:
         """The members that apply, each after a comma."""
+        # Put together at once: to append one by one would take twice as long.
+        status = f',"status":{self.status}' if self.status else ""
+        started, whole, first = self.upstream_start_ms, self.upstream_ms, self.first_byte_ms
+        upstream_start = f',"upstream_start_ms":{thousandths(started)}' if started is not None else ""
+        upstream = f',"upstream_ms":{thousandths(whole)}' if whole is not None else ""
+        first_byte = f',"first_byte_ms":{thousandths(first)}' if first is not None else ""
         text = (
             f'{_VERDICT[self.decision]}"{self.decided_by}{_OUTCOME[self.outcome]}'
             f'{thousandths(self.duration_ms)},"request_bytes":{self.request_bytes}'
-            f',"response_bytes":{self.response_bytes}'
+            f',"response_bytes":{self.response_bytes}{status}{upstream_start}{upstream}{first_byte}'
         )
-        if self.status:
-            text += f',"status":{self.status}'
-        upstream_start_ms, upstream_ms, first_byte_ms = self.upstream_start_ms, self.upstream_ms, self.first_byte_ms
-        if upstream_start_ms is not None:
-            text += f',"upstream_start_ms":{thousandths(upstream_start_ms)}'
-        if upstream_ms is not None:
-            text += f',"upstream_ms":{thousandths(upstream_ms)}'
-        if first_byte_ms is not None:
-            text += f',"first_byte_ms":{thousandths(first_byte_ms)}'
         if not (self.reason or self.message or self.subprotocol or self.ports) and self.exit_code is None:
             return text.encode()
         said = {

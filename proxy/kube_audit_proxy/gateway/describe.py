@@ -32,6 +32,8 @@ class Asked:
     verb_class: VerbClass | None = None
     """What it can do at most; None where that cannot be told."""
     long_running: bool = False
+    foreign: bool = False
+    """Whether the answer is some pod's, service's or node's own, and may say anything of itself."""
 
 
 NOTHING_ASKED: Final = Asked(None, "", b"")
@@ -75,7 +77,8 @@ def describe_request(method: str, target: str, redaction: Redaction) -> Asked:
     known["requestURI"] = redact_query(target)
     if info is None:
         return Asked(info, refused, members(known))
-    return Asked(info, refused, members(known), verb_class(info), is_long_running(info))
+    foreign = info.subresource == "proxy"
+    return Asked(info, refused, members(known), verb_class(info), is_long_running(info), foreign)
 
 
 def _info_members(info: RequestInfo) -> dict[str, str]:

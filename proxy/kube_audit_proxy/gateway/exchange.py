@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Protocol
+from typing import Final
 
 from kube_audit_proxy.audit.call import CallEnd, CallRecord
 from kube_audit_proxy.audit.command import command_id
@@ -51,6 +51,7 @@ from kube_audit_proxy.identity.impersonation import ImpersonationError
 from kube_audit_proxy.identity.impersonation import headers as impersonation_headers
 from kube_audit_proxy.identity.user import Credentials, UnauthenticatedError, UndecidedError, Union, User
 from kube_audit_proxy.journal.files import JournalError
+from kube_audit_proxy.journal.writer import JournalWriter
 from kube_audit_proxy.kube import status
 from kube_audit_proxy.kube.channels import observer
 from kube_audit_proxy.kube.headers import kubectl_session
@@ -77,16 +78,6 @@ _SWEEPS_A_LOOK = 12
 
 _LOOK = 0.25
 """Seconds between two looks at whether all calls have ended."""
-
-
-class Journal(Protocol):
-    """What the gateway needs of the journal."""
-
-    def append(self, body: bytes, *, ends: str | None = None) -> None:
-        """Write a line with the next commit."""
-
-    def commit(self, body: bytes, *, call: str | None = None) -> "asyncio.Future[None]":
-        """Write a line; done when it is durable. Fails with JournalError."""
 
 
 class Admitted:
@@ -156,7 +147,7 @@ class Gateway:
         *,
         clusters: Mapping[str, Cluster],
         identity: Union,
-        journal: Journal,
+        journal: JournalWriter,
         redaction: Redaction,
         traced: float | None,
         tally: Tally,
@@ -325,7 +316,9 @@ class Gateway:
         scrubbed = before.scrubbed if before and same else scrub(request.headers, upgrading=request.upgrading)
         request.awaits_continue = scrubbed.expect_continue and not request.body_done
         try:
-            user = await self._identity.authenticate(Credentials(scrubbed.token))
+            user = self._identity.remembered(scrubbed.token)
+            if user is None:
+                user = await self._identity.authenticate(Credentials(scrubbed.token))
         except UnauthenticatedError as error:
             call.record.add(describe_client(scrubbed.user_agent, scrubbed.kubectl_command, scrubbed.upgrade))
             raise Refusal(status.unauthorized(str(error))) from error
@@ -385,7 +378,7 @@ class Gateway:
             if watching is not None:
                 exit_code, ports = watching.exit_code, watching.ports
                 reason, message = watching.reason, watching.message
-            elif response is not None and connection.failure_body and not _is_foreign(call):
+            elif response is not None and connection.failure_body and not call.asked.foreign:
                 types = response.header(b"content-type"), response.header(b"content-encoding")
                 reason, message = parse_status(bytes(connection.failure_body), *types) or (reason, message)
         return CallEnd(
@@ -428,7 +421,7 @@ class Gateway:
         response = await self._ask(call, admitted, patient=long_running)
         connection = call.connection
         assert connection is not None  # noqa: S101 - `_ask` has set it
-        foreign = _is_foreign(call)
+        foreign = call.asked.foreign
         if response.code == 401 and not foreign:
             cluster.credentials.refused()
             raise UpstreamError(f"cluster {cluster.name!r} does not accept this proxy's own credential (401)")
@@ -514,7 +507,7 @@ class Gateway:
         query = admitted.target.partition("?")[2]
         watching = observer(upgrade, call.subprotocol, admitted.info.subresource, query)
         framing = b"Connection: Upgrade\r\nUpgrade: %b\r\n" % (response.header(b"upgrade") or upgrade).encode()
-        head = client_head(101, response.phrase, response.headers, framing, foreign=_is_foreign(call))
+        head = client_head(101, response.phrase, response.headers, framing, foreign=call.asked.foreign)
         try:
             await connection.tunnel(head, watching, framed=_is_framed(upgrade, admitted.info))
         except (ClientGoneError, UpstreamError):
@@ -564,8 +557,3 @@ async def _wait_for(clients: Iterable[ClientConnection], seconds: float) -> None
 def _is_framed(upgrade: str, info: RequestInfo) -> bool:
     """Whether a stream goes to its client frame by frame: a websocket, save those that carry SPDY in scraps."""
     return upgrade == "websocket" and info.subresource != "portforward"
-
-
-def _is_foreign(call: Call) -> bool:
-    """Whether the answer is some pod's, service's or node's own, and may say anything of itself."""
-    return call.asked.info is not None and call.asked.info.subresource == "proxy"

@@ -8,7 +8,6 @@ else was filtered.
 import base64
 import binascii
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -52,7 +51,7 @@ _KUBECTL_FLAG = {
 class Scrubbed:
     """What is left of a request's headers, and what the proxy itself needs to know of them."""
 
-    passed: list[bytes]
+    passed: bytes
     """Header lines that go upstream as they came, each with its CRLF."""
     token: str
     """The client's bearer token, empty if there is none."""
@@ -107,7 +106,7 @@ def scrub(headers: RawHeaders, *, upgrading: bool) -> Scrubbed:
         refused = refused or _connection_refused(ended[b"connection"])
     upgrade = _UPGRADES.get(told(b"upgrade", b"").lower(), "") if upgrading else ""
     return Scrubbed(
-        passed=passed,
+        passed=b"".join(passed),
         token=token,
         upgrade=upgrade,
         origin=told(b"origin", b"") if upgrade == "websocket" else b"",
@@ -158,9 +157,9 @@ def _identity_refused(plain: bytes) -> Status | None:
     )
 
 
-def upstream_head(method: str, target: str, fixed: bytes, passed: Iterable[bytes], framing: bytes) -> bytes:
+def upstream_head(method: str, target: str, fixed: bytes, passed: bytes, framing: bytes) -> bytes:
     """The request's head as sent upstream: what passed, then what we say (`fixed`), then the body's framing."""
-    return b"".join((f"{method} {target} HTTP/1.1\r\n".encode("latin-1"), *passed, fixed, framing, b"\r\n"))
+    return b"".join((f"{method} {target} HTTP/1.1\r\n".encode("latin-1"), passed, fixed, framing, b"\r\n"))
 
 
 def client_head(

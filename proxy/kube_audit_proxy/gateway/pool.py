@@ -86,7 +86,7 @@ class Pool:
 
     def keep(self, connection: UpstreamConnection) -> None:
         """Keep a connection for the next call."""
-        connection.idle_since = self._clock()
+        connection.idle_since = connection.last_byte_at
         self._idle.append(connection)
 
     def sweep(self, answer_timeout: float) -> None:

@@ -6,10 +6,14 @@ a plain request line. All else is llhttp's to judge.
 """
 
 import re
+from functools import lru_cache
 from typing import Final
 
 LONGEST: Final = 8192
 """Bytes of the longest head that is remembered."""
+
+_LONGEST_REMEMBERED: Final = 512
+"""Bytes of the longest request line that is remembered."""
 
 _REQUEST_LINE: Final = re.compile(rb"(GET|HEAD) (/[A-Za-z0-9/._~%?=&,:+@!*-]*) HTTP/1\.1\r\n")
 
@@ -24,5 +28,13 @@ def repeated(data: bytes, block: bytes) -> tuple[str, str] | None:
     """Method and target, if `data` is a plain request line and then `block` to the byte; else None."""
     if not data.endswith(block):
         return None
-    line = _REQUEST_LINE.fullmatch(data, 0, len(data) - len(block))
-    return (line[1].decode(), line[2].decode()) if line else None
+    line = data[: len(data) - len(block)]
+    return _remembered(line) if len(line) <= _LONGEST_REMEMBERED else _request_line(line)
+
+
+def _request_line(line: bytes) -> tuple[str, str] | None:
+    found = _REQUEST_LINE.fullmatch(line)
+    return (found[1].decode(), found[2].decode()) if found else None
+
+
+_remembered: Final = lru_cache(maxsize=4096)(_request_line)

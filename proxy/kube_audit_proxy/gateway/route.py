@@ -12,10 +12,11 @@ def split_target(target: str) -> tuple[str, str]:
     """
     if not target.startswith(PREFIX):
         return "", target
-    name, slash, rest = target[len(PREFIX) :].partition("/")
+    end = target.find("/", len(PREFIX))
+    name = target[len(PREFIX) :] if end < 0 else target[len(PREFIX) : end]
     if not name:
         return "", target
     if "?" in name:
         name, mark, query = target[len(PREFIX) :].partition("?")
         return name, f"/{mark}{query}"
-    return name, slash + rest if slash else "/"
+    return name, "/" if end < 0 else target[end:]

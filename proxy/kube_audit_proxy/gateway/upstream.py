@@ -6,7 +6,6 @@ of that call ended as they should.
 """
 
 import asyncio
-import re
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -26,7 +25,7 @@ from kube_audit_proxy.kube import status
 from kube_audit_proxy.kube.channels import StreamObserver
 from kube_audit_proxy.kube.channels.frames import FrameCutter
 
-_CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)")
+_CONTENT_LENGTH: Final = b"\r\ncontent-length:"
 _CAPTURE: Final = 16 << 10
 """Bytes of a failure's body that are kept to read its Status from."""
 
@@ -70,8 +69,10 @@ class Response:
             raise UpstreamError("a head without a status line or an end")
         self.phrase, self.block = raw[13:line], raw[line + 2 : end + 2]
         self.lower = raw[line : end + 2].lower()
-        length = _CONTENT_LENGTH.search(self.lower)
-        self.content_length = int(length[1]) if length else -1
+        at = self.lower.find(_CONTENT_LENGTH)
+        if at >= 0:
+            start = at + len(_CONTENT_LENGTH)
+            self.content_length = int(self.lower[start : self.lower.find(b"\r\n", start)])
         # Not `in`: for bytes, that makes and drops an exception first.
         self.chunked = self.lower.find(b"\r\ntransfer-encoding:") >= 0
         return end + 4
@@ -382,7 +383,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         if not client.lost:
             framed = b"%x\r\n%b\r\n" % (len(body), body) if chunked and body else body
             last = b"0\r\n\r\n" if chunked and self._done and self._error is None else b""
-            client.transport.write(head + framed + last if framed or last else head)
+            client.transport.write(b"".join((head, framed, last)))
         if not self._done:
             if client.writable:
                 self.transport.resume_reading()

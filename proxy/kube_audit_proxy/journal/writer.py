@@ -7,6 +7,7 @@ and whatever goes wrong with them is put right by going back to where they began
 
 import asyncio
 import os
+from binascii import hexlify
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from errno import ENOENT, ESTALE
@@ -343,7 +344,7 @@ class JournalWriter:
         for item in items:
             seq += 1
             line = build(first, seq, previous, item.body)
-            previous = sha256(line).hexdigest().encode()
+            previous = hexlify(sha256(line).digest())
             lines.append(line)
             hashes.append(previous)
         lines.append(b"")
