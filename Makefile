@@ -20,6 +20,7 @@ stack: $(READY)
 # What is deployed is tested: the package with the way of a call compiled. Plain `pytest` takes the sources as they are.
 test: $(COMPILED)/.ready lint
 	@tests/servers/packages.sh 'What runs on a real node' $(NODE_PACKAGES)
+	@tests/servers/packages.sh 'A change of keys' openssl
 	PYTHONPATH=$(COMPILED) $(BIN)/pytest
 
 test-fast: $(READY)-dev lint

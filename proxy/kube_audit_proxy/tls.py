@@ -1,4 +1,4 @@
-"""TLS: how connections use it, and the proxy's own certificate for those who bring none, with an authority for it."""
+"""TLS towards clients, and the proxy's own certificate for those who bring none, with an authority for it."""
 
 import datetime as dt
 import ipaddress
@@ -8,7 +8,6 @@ import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -51,76 +50,14 @@ def ensure_certificates(directory: Path, hosts: Iterable[str]) -> Certificates:
     return paths
 
 
-_SENTENCE = b"this proxy speaks TLS only: write https:// where http:// stands\n"
-_NOT_TLS = b"\r\n".join(
-    (
-        b"HTTP/1.1 403 Forbidden",  # of other codes kubectl does not tell people the words
-        b"Content-Type: text/plain",
-        b"Content-Length: %d" % len(_SENTENCE),
-        b"Connection: close",
-        b"",
-        _SENTENCE,
-    )
-)
-
-
-class Direct(ssl.SSLObject):
-    """The TLS side of a connection whose bytes pass through nothing but OpenSSL's own functions.
-
-    `ssl.SSLObject` has a Python function around each of them, and a call of the API takes eight of those.
-    """
-
-    _sslobj: Any
-
-    @property
-    def read(self) -> Any:
-        """Give the function that reads."""
-        return self._sslobj.read
-
-    @property
-    def write(self) -> Any:
-        """Give the function that writes."""
-        return self._sslobj.write
-
-    @property
-    def pending(self) -> Any:
-        """Give the function that tells how much can be read at once."""
-        return self._sslobj.pending
-
-
-class _Handshake(Direct):
-    """Tells whoever speaks plain HTTP so, in plain HTTP."""
-
-    outgoing: ssl.MemoryBIO
-
-    def do_handshake(self) -> None:
-        """Do it; the answer to plain HTTP goes out as a part of a handshake that never ends."""
-        try:
-            super().do_handshake()
-        except ssl.SSLError as error:
-            if error.reason != "HTTP_REQUEST":
-                raise
-            self.outgoing.write(_NOT_TLS)
-            raise ssl.SSLWantReadError from error
-
-
-class _ServerContext(ssl.SSLContext):
-    sslobject_class = _Handshake
-
-    def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **kwargs: Any) -> ssl.SSLObject:
-        """Make the TLS side of a connection."""
-        made = super().wrap_bio(incoming, outgoing, *args, **kwargs)
-        made.outgoing = outgoing  # type: ignore[attr-defined]
-        return made
-
-
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     """TLS towards clients: 1.2 and newer, HTTP/1.1 only."""
-    context = _ServerContext(ssl.PROTOCOL_TLS_SERVER)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     context.set_alpn_protocols(["http/1.1"])
     # The client knows which cipher its machine has instructions for; all that are offered here are good.
     context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.options |= ssl.OP_NO_RENEGOTIATION
     return context
 
 

@@ -9,12 +9,13 @@ import h11
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kube_audit_proxy.gateway.client import MAX_HEAD, RECEIVED, ClientConnection, Request
+from kube_audit_proxy.gateway.client import MAX_HEAD, ClientConnection, Request
 from kube_audit_proxy.gateway.errors import ClientGoneError
 from kube_audit_proxy.gateway.framing import request_framing
 from kube_audit_proxy.gateway.headers import Scrubbed, scrub, upstream_head
 from kube_audit_proxy.gateway.refusals import shape_refused
 from kube_audit_proxy.gateway.route import split_target
+from kube_audit_proxy.gateway.tls import RECEIVED
 from kube_audit_proxy.kube.requestinfo import refusal
 
 if TYPE_CHECKING:

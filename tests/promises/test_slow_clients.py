@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from kube_audit_proxy.gateway.client import ABANDONED_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT
+from kube_audit_proxy.gateway.tls import LINGER
 from support.descriptors import Borrowed, borrowed
 from support.faults import Faults
 from support.proxies import Proxy, wait_until
@@ -68,10 +69,14 @@ class Rig:
         """What has been asked for so far."""
         return {line["requestURI"].partition("?")[0] for line in self.proxy.lines() if line["kind"] == "call"}
 
+    def peers(self) -> list[int]:
+        """The ports of whom the proxy has connections with, clients and the server."""
+        found = self.worker().net_connections("tcp")
+        return [each.raddr.port for each in found if each.status not in {psutil.CONN_LISTEN, psutil.CONN_NONE}]
+
     def connections(self) -> int:
         """How many connections of clients and to the server the proxy has open."""
-        found = self.worker().net_connections("tcp")
-        return sum(each.status not in {psutil.CONN_LISTEN, psutil.CONN_NONE} for each in found)
+        return len(self.peers())
 
     def until_freed(self, before: int) -> None:
         """Wait until no more connections are open than before; one kept for the next call may have come or gone."""
@@ -150,6 +155,19 @@ def test_a_client_that_asks_nothing_more(rig: Rig) -> None:
         rig.proxy.ended(lambda call: call.get("requestURI") == f"{_POKE}?last")  # only then is the connection idle
         rig.let_pass(IDLE_TIMEOUT + 1)
         assert raw.ended()
+
+
+def test_a_client_that_does_not_close(rig: Rig) -> None:
+    """Who has been told that the connection ends, and keeps his side of it open, is cut off after 30 s."""
+    with Raw(rig.proxy) as raw:
+        port = raw.socket.getsockname()[1]
+        assert raw.ask(f"GET /clusters/plain{_POKE}", "Connection: close").closes
+        assert raw.ended()
+        assert raw.was_closed_in_order
+        rig.let_pass(LINGER - 5)
+        assert port in rig.peers()
+        rig.let_pass(6)
+        wait_until(lambda: port not in rig.peers(), "the proxy to have let go of the client")
 
 
 def test_a_body_that_does_not_end(rig: Rig) -> None:

@@ -66,10 +66,12 @@ class Answer:
 class Raw:
     """A connection to the proxy; a context manager that closes it."""
 
-    def __init__(self, proxy: Proxy, *, receive_buffer: int = 0) -> None:
+    def __init__(self, proxy: Proxy, *, receive_buffer: int = 0, version: ssl.TLSVersion | None = None) -> None:
         address = urlsplit(proxy.url)
         self.host = address.netloc
         context = ssl.create_default_context(cafile=str(proxy.authority))
+        if version is not None:
+            context.minimum_version = context.maximum_version = version
         plain = socket.socket()
         if receive_buffer:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 import struct
@@ -105,6 +106,10 @@ class Connection:
     def finish_sending(self) -> None:
         """Send no more, but go on reading."""
         self._socket.shutdown(socket.SHUT_WR)
+
+    def send_beneath(self, data: bytes) -> None:
+        """Send bytes past TLS, as they are."""
+        os.write(self._socket.fileno(), data)
 
     def reset(self) -> None:
         """End the connection with a reset."""

@@ -7,7 +7,6 @@ from urllib.parse import urlsplit
 from kube_audit_proxy.cluster.credential import Credential, CredentialSource, load_certificate
 from kube_audit_proxy.cluster.kubeconfig import Context
 from kube_audit_proxy.gateway.pool import Address, Pool
-from kube_audit_proxy.tls import Direct
 
 
 class Cluster:
@@ -66,9 +65,9 @@ class Cluster:
 
 def _tls_context(context: Context, certificate: bytes, key: bytes) -> ssl.SSLContext:
     tls = ssl.create_default_context(cadata=context.authority.decode() or None)
-    tls.sslobject_class = Direct
     # Clusters' own authorities are older than the rules that this flag enforces (missing key identifiers).
     tls.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    tls.options |= ssl.OP_NO_RENEGOTIATION
     if context.skip_tls_verify:
         tls.check_hostname = False
         tls.verify_mode = ssl.CERT_NONE

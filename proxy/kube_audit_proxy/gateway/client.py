@@ -14,17 +14,13 @@ import httptools
 
 from kube_audit_proxy.gateway.errors import ClientGoneError, Refusal
 from kube_audit_proxy.gateway.headers import RawHeaders
-from kube_audit_proxy.gateway.peer import GONE, drop_nothing, has_hung_up, has_vanished
+from kube_audit_proxy.gateway.peer import GONE, has_hung_up, has_vanished
 from kube_audit_proxy.gateway.repeat import LONGEST, header_block, repeated
+from kube_audit_proxy.gateway.tls import RECEIVED
 from kube_audit_proxy.kube import status
 
 if TYPE_CHECKING:
     from kube_audit_proxy.gateway.exchange import Caller
-
-RECEIVED: Final = memoryview(bytearray(288 << 10))
-"""What a connection has just received. One for all connections of a loop: it is used up before the next one reads.
-Without it each read would allocate, and give back, as much for itself. A read of TLS fits in, so that nothing of it is
-left for later (`drop_nothing`): uvloop reads 256 KiB, to which comes the TLS record that was begun before."""
 
 MAX_HEAD: Final = (1 << 20) + (64 << 10)
 """Bytes of a request's head: the API server's 1 MiB and some room, so that it is the API server that says no."""
@@ -163,7 +159,6 @@ class ClientConnection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to serve."""
         self.transport = cast("asyncio.Transport", transport)
-        drop_nothing(transport)
         peername = transport.get_extra_info("peername")
         self.address = peername[0] if peername else ""
         self.task = self._loop.create_task(self._serve(self))

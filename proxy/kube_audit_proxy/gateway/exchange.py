@@ -6,6 +6,7 @@ way out of it leaves the call's end in the journal.
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -46,6 +47,7 @@ from kube_audit_proxy.gateway.headers import (
 )
 from kube_audit_proxy.gateway.refusals import NO_PREFIX, answer, blame, decision, no_such_cluster, shape_refused
 from kube_audit_proxy.gateway.route import PREFIX, split_target
+from kube_audit_proxy.gateway.tls import HANDSHAKE_TIMEOUT, TlsTransport, as_protocol
 from kube_audit_proxy.gateway.upstream import Response, UpstreamConnection
 from kube_audit_proxy.identity.impersonation import ImpersonationError
 from kube_audit_proxy.identity.impersonation import headers as impersonation_headers
@@ -66,9 +68,6 @@ _REPEATABLE: Final = frozenset({"GET", "HEAD"})
 
 _INTERRUPTED: Final = Outcome.INTERRUPTED
 _COMPLETE: Final = Outcome.COMPLETE
-
-HANDSHAKE_TIMEOUT = 10.0
-"""Seconds."""
 
 _LINGER = 1.0
 """Seconds for which a connection without a call is left open at the end, since its client may just be making one."""
@@ -177,11 +176,11 @@ class Gateway:
         self._arriving: dict[ClientConnection, float] = {}
         """Connections whose TLS handshake goes on, or has failed, and when they were accepted."""
 
-    def accept(self) -> ClientConnection:
+    def accept(self, tls: ssl.SSLContext) -> asyncio.BaseProtocol:
         """Make the protocol of a connection that has been accepted; it is served once its TLS handshake is done."""
         client = ClientConnection(self.serve, self._clock)
         self._arriving[client] = self._clock()
-        return client
+        return as_protocol(TlsTransport(client, tls))
 
     async def serve(self, client: ClientConnection) -> None:
         """Serve one connection until either side is done with it."""

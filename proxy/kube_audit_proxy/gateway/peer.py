@@ -30,17 +30,6 @@ def keep_alive(connected: _Socket) -> None:
             connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
-def drop_nothing(transport: asyncio.BaseTransport) -> None:
-    """Have what the peer sent before it closed arrive whole, however late it is wanted.
-
-    A TLS transport reads on while it is paused, 256 KiB by default, and uvloop throws those away when the end of the
-    connection comes after them (uvloop pull request 661). So it is to leave the rest, and the end, with the kernel as
-    soon as it holds anything. A transport without TLS holds nothing.
-    """
-    if hasattr(transport, "set_read_buffer_limits"):
-        transport.set_read_buffer_limits(1, 0)
-
-
 def has_hung_up(transport: asyncio.BaseTransport) -> bool:
     """Tell whether the peer has closed or reset the connection, whatever of its bytes is still to be read."""
     poll = select.poll()

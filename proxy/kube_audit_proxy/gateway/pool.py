@@ -9,6 +9,7 @@ from typing import Final
 
 from kube_audit_proxy.gateway.errors import UpstreamConnectError
 from kube_audit_proxy.gateway.peer import keep_alive
+from kube_audit_proxy.gateway.tls import TlsTransport, as_protocol
 from kube_audit_proxy.gateway.upstream import Response, UpstreamConnection
 
 CONNECT_TIMEOUT = 10.0
@@ -25,7 +26,7 @@ class Address:
     host: str
     port: int
     tls: ssl.SSLContext | None
-    server_hostname: str | None
+    server_hostname: str
 
 
 class Pool:
@@ -51,16 +52,10 @@ class Pool:
         """Open a connection. Raises UpstreamConnectError, whose text names the address and what went wrong."""
         address = self._address()
         where = f"{address.host}:{address.port}"
-        loop = asyncio.get_running_loop()
+        connection = UpstreamConnection(self._clock)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                _, connection = await loop.create_connection(
-                    lambda: UpstreamConnection(self._clock),
-                    address.host,
-                    address.port,
-                    ssl=address.tls,
-                    server_hostname=address.server_hostname if address.tls else None,
-                )
+                await _open(address, connection)
         except TimeoutError:
             raise UpstreamConnectError(f"no connection to {where} within {CONNECT_TIMEOUT:.0f} s") from None
         except ssl.SSLCertVerificationError as untrusted:
@@ -102,3 +97,19 @@ class Pool:
         """Close every kept connection."""
         while self._idle:
             self._idle.pop().transport.close()
+
+
+async def _open(address: Address, connection: UpstreamConnection) -> None:
+    loop = asyncio.get_running_loop()
+    if address.tls is None:
+        await loop.create_connection(lambda: connection, address.host, address.port)
+        return
+    shaken: asyncio.Future[None] = loop.create_future()
+    transport = TlsTransport(connection, address.tls, address.server_hostname, shaken)
+    try:
+        await loop.create_connection(lambda: as_protocol(transport), address.host, address.port)
+        await shaken
+    except BaseException:
+        shaken.cancel()
+        transport.abort()
+        raise

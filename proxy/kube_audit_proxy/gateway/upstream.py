@@ -11,7 +11,7 @@ from typing import Final, cast
 
 import httptools
 
-from kube_audit_proxy.gateway.client import READ_AHEAD, RECEIVED, ClientConnection, Request
+from kube_audit_proxy.gateway.client import READ_AHEAD, ClientConnection, Request
 from kube_audit_proxy.gateway.errors import (
     ClientGoneError,
     Refusal,
@@ -20,7 +20,8 @@ from kube_audit_proxy.gateway.errors import (
     UpstreamTimeoutError,
 )
 from kube_audit_proxy.gateway.headers import RawHeaders
-from kube_audit_proxy.gateway.peer import GONE, drop_nothing, has_vanished
+from kube_audit_proxy.gateway.peer import GONE, has_vanished
+from kube_audit_proxy.gateway.tls import RECEIVED
 from kube_audit_proxy.kube import status
 from kube_audit_proxy.kube.channels import StreamObserver
 from kube_audit_proxy.kube.channels.frames import FrameCutter
@@ -116,7 +117,6 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self.transport = cast("asyncio.Transport", transport)
-        drop_nothing(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the call in the way the answer's framing says."""

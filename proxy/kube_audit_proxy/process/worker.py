@@ -15,7 +15,6 @@ from kube_audit_proxy import PRODUCT
 from kube_audit_proxy.app import make_gateway
 from kube_audit_proxy.clock import WallClock
 from kube_audit_proxy.config import Config, parse
-from kube_audit_proxy.gateway.exchange import HANDSHAKE_TIMEOUT
 from kube_audit_proxy.journal.writer import JournalWriter, Limits
 from kube_audit_proxy.process.child import read_settings, say_draining, say_ready, set_up_logging, told_to_stop
 from kube_audit_proxy.process.health import WorkerHealth
@@ -43,16 +42,7 @@ async def run(name: str, sockets: list[socket.socket], config: Config) -> None:
     gateway = make_gateway(config, journal, tally)
     assert config.certificate is not None and config.key is not None  # noqa: S101, PT018 - the supervisor sets both
     tls = server_context(config.certificate, config.key)
-    servers = [
-        await loop.create_server(
-            gateway.accept,
-            sock=each,
-            ssl=tls,
-            ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
-            backlog=_BACKLOG,
-        )
-        for each in sockets
-    ]
+    servers = [await loop.create_server(lambda: gateway.accept(tls), sock=each, backlog=_BACKLOG) for each in sockets]
     health = WorkerHealth(name, config, gateway, journal)
     beside = [
         loop.create_task(_every(min(_SWEEP_EVERY, config.answer_timeout / 4), gateway.sweep)),
