@@ -13,10 +13,14 @@ from typing import Any, Final, cast
 
 from kube_audit_proxy.gateway.peer import GONE
 
-RECEIVED: Final = memoryview(bytearray(288 << 10))
+_RECORD: Final = 16 << 10
+"""Bytes of text in the largest record (RFC 8446, 5.1)."""
+
+_ROOM: Final = 288 << 10
+
+RECEIVED: Final = memoryview(bytearray(_ROOM))
 """What a connection has just received. One for all connections of a loop: it is used up before the next one reads.
-Without it each read would allocate, and give back, as much for itself. One read of TLS fits in, with the record that
-was begun before."""
+Without it each read would allocate, and give back, as much for itself."""
 
 _SEALED: Final = memoryview(bytearray(256 << 10))
 """The same as it comes from the network."""
@@ -59,12 +63,16 @@ class TlsTransport(asyncio.Transport):
         self._protocol = protocol
         self._done = done
         self._incoming = ssl.MemoryBIO()
-        outgoing = ssl.MemoryBIO()
-        self._object = context.wrap_bio(self._incoming, outgoing, server_hostname is None, server_hostname)
+        self._outgoing = ssl.MemoryBIO()
+        self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname is None, server_hostname)
         # OpenSSL's own functions: those of ssl.SSLObject have one of Python's around each of them.
         core: Any = self._object._sslobj  # type: ignore[attr-defined]  # noqa: SLF001
-        self._take, self._seal, self._open, self._pending = self._incoming.write, core.write, core.read, core.pending
-        self._sealed = outgoing.read
+        self._take, self._seal, self._open, self._sealed = (
+            self._incoming.write,
+            core.write,
+            core.read,
+            self._outgoing.read,
+        )
         self._transport = GONE
         self._timer: asyncio.TimerHandle | None = None
         self._shaken = False
@@ -198,11 +206,12 @@ class TlsTransport(asyncio.Transport):
         ended = False
         damage: ssl.SSLError | None = None
         try:
-            while self._incoming.pending or self._pending():
-                count: int = self._open(len(RECEIVED), RECEIVED[total:] if total else RECEIVED)
+            # Each time there is room for a record, so that OpenSSL keeps nothing of one.
+            while total <= _ROOM - _RECORD:
+                count: int = self._open(_ROOM, RECEIVED[total:] if total else RECEIVED)
                 ended = not count
                 total += count
-                if ended or total == len(RECEIVED):
+                if ended or not self._incoming.pending:
                     break
         except ssl.SSLWantReadError:
             pass  # a part of a record
@@ -219,14 +228,13 @@ class TlsTransport(asyncio.Transport):
         if ended:
             self._say_goodbye()
             self._transport.close()
-        elif total == len(RECEIVED):
+        elif total > _ROOM - _RECORD:
             self._hand_on()
 
     def _flush(self) -> None:
         """Send what TLS has to say for itself."""
-        said = self._sealed()
-        if said:
-            self._transport.write(said)
+        if self._outgoing.pending:
+            self._transport.write(self._sealed())
 
     def _say_goodbye(self) -> None:
         self._closing = True

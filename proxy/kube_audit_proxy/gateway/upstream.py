@@ -74,8 +74,9 @@ class Response:
         if at >= 0:
             start = at + len(_CONTENT_LENGTH)
             self.content_length = int(self.lower[start : self.lower.find(b"\r\n", start)])
-        # Not `in`: for bytes, that makes and drops an exception first.
-        self.chunked = self.lower.find(b"\r\ntransfer-encoding:") >= 0
+        else:
+            # Not `in`: for bytes, that makes and drops an exception first.
+            self.chunked = self.lower.find(b"\r\ntransfer-encoding:") >= 0
         return end + 4
 
 
