@@ -25,6 +25,9 @@ Without it each read would allocate, and give back, as much for itself."""
 _SEALED: Final = memoryview(bytearray(256 << 10))
 """The same as it comes from the network."""
 
+_WRITTEN: Final = 512 << 10
+"""Bytes that wait to be sent before no more are asked for: two reads, so that one goes out while the next comes in."""
+
 HANDSHAKE_TIMEOUT: Final = 10.0
 """Seconds."""
 
@@ -84,6 +87,7 @@ class TlsTransport(asyncio.Transport):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin the handshake."""
         self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(_WRITTEN)
         self._timer = self._loop.call_later(HANDSHAKE_TIMEOUT, self.abort)
         self._shake()
 

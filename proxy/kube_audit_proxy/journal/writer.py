@@ -14,7 +14,7 @@ from errno import ENOENT, ESTALE
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 
 from kube_audit_proxy.journal.files import (
     Clock,
@@ -74,14 +74,20 @@ class _Item:
         self.lost = lost
 
 
-class _Batch(NamedTuple):
-    """Lines that are written and not yet durable; `size` is the file's before them, in bytes."""
+class _Batch:
+    """Lines that are written and not yet durable; `size` is the file's before them, in bytes.
 
-    items: list[_Item]
-    first: int
-    last_hash: bytes
-    size: int
-    whole: bool  # nothing that was to be written with them was refused
+    `whole`: nothing that was to be written with them was refused.
+    """
+
+    __slots__ = ("first", "items", "last_hash", "size", "whole")
+
+    def __init__(self, items: list[_Item], first: int, last_hash: bytes, size: int, *, whole: bool) -> None:
+        self.items = items
+        self.first = first
+        self.last_hash = last_hash
+        self.size = size
+        self.whole = whole
 
 
 def _ends(items: list[_Item]) -> int:
@@ -358,7 +364,9 @@ class JournalWriter:
             count = data.count(b"\n", 0, whole)
             items, refused = items[:count], items[count:]
             written = whole
-        self._batch = _Batch(items, self._seq + 1, hashes[len(items) - 1], before, error is None) if items else None
+        self._batch = (
+            _Batch(items, self._seq + 1, hashes[len(items) - 1], before, whole=error is None) if items else None
+        )
         self._size += written
         if error is not None:
             self._give_back(refused, f"The journal cannot be written: {explain(error)}")
