@@ -33,8 +33,9 @@ class Tokens:
         self.authenticator = TokenAuthenticator(directory, lambda: self.times.wall, lambda: self.times.mono)
 
     def user(self, token: str) -> User | None:
-        """Ask whose a token is."""
-        return asyncio.run(self.authenticator.authenticate(Credentials(token)))
+        """Ask whose a token is, as the gateway does: who is remembered first."""
+        remembered = Union(self.authenticator).remembered(token)
+        return remembered or asyncio.run(self.authenticator.authenticate(Credentials(token)))
 
     def refusal(self, token: str) -> str:
         """Ask why a token is not taken."""
@@ -151,6 +152,19 @@ def test_the_file_is_not_read_at_every_call(tokens: Tokens) -> None:
     revoke(tokens.directory, token)
     tokens.times.mono += 0.999
     assert tokens.user(token) is first
+
+
+def test_who_is_remembered(tokens: Tokens) -> None:
+    """Who was authenticated is remembered for a second, unless the token expires: the same user, without waiting."""
+    token = issue(tokens.directory, JANE)
+    assert tokens.authenticator.remembered(token) is None
+    user = tokens.user(token)
+    assert tokens.authenticator.remembered(token) is user
+    tokens.times.mono += 1.5
+    assert tokens.authenticator.remembered(token) is None
+    assert tokens.user(token) is user
+    tokens.times.wall = JANE.expires
+    assert tokens.authenticator.remembered(token) is None
 
 
 def test_unknown_tokens_are_not_remembered(tokens: Tokens) -> None:

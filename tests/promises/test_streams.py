@@ -468,11 +468,15 @@ def test_a_port_where_nobody_listens(person: Person, listener: str) -> None:
 
 # debug and run
 
-GREET = 'read -r name; echo "hello $name"; exit 6'
+GREET = 'read -r name; echo "hello $name"; read -r _; exit 6'
 
 
 def greeted(person: Person, *arguments: str) -> tuple[int, list[Record]]:
-    """Run what greets; give its exit code and calls. Input stays open: with it the node would end the output."""
+    """Run what greets; give its exit code and calls.
+
+    Input stays open: with it the node would end the output. And the container waits until the greeting is there:
+    what is said just before the end, the node now and then does not send at all.
+    """
     trail = Trail(person.proxy)
     with person.running(person.fronted, *arguments, "--", "sh", "-c", GREET) as talking:
         assert talking.stdin is not None
@@ -480,6 +484,8 @@ def greeted(person: Person, *arguments: str) -> tuple[int, list[Record]]:
         talking.stdin.write(b"you\n")
         talking.stdin.flush()
         assert line_like(talking.stdout, b"hello") == b"hello you\n"
+        talking.stdin.write(b"\n")
+        talking.stdin.flush()
         code = talking.wait()
     return code, trail.ends()
 
