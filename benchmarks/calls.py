@@ -21,7 +21,10 @@ from rich.table import Table
 from benchmarks.goals import Figure, save
 from benchmarks.rig import TARGET, Peer, build, cpu, kubectl_proxy, light_upstream, nginx, ours, real_upstream
 
-CONNECTIONS, CALLS, WARM_UP, ROUNDS = 16, 12_000, 2_000, 5
+CONNECTIONS, CALLS, WARM_UP = 16, 12_000, 2_000
+ROUNDS, SLOW_ROUNDS = 11, 5
+"""On a machine that is shared, a round is out by a tenth now and then; those with a kube-apiserver set no figure."""
+
 Row = dict[str, float]
 
 
@@ -45,12 +48,12 @@ def measure(load: Path, peer: Peer, calls: int, rate: float = 0) -> Row:
     }
 
 
-def rounds(load: Path, peers: list[Peer], rate: float = 0) -> dict[str, Row]:
+def rounds(load: Path, peers: list[Peer], count: int, rate: float = 0) -> dict[str, Row]:
     """Measure every peer in turn, several times over; give the medians."""
     for peer in peers:
         measure(load, peer, WARM_UP)
     rows: dict[str, list[Row]] = {peer.name: [] for peer in peers}
-    for _ in range(ROUNDS):
+    for _ in range(count):
         for peer in peers:
             rows[peer.name].append(measure(load, peer, CALLS, rate))
     return {
@@ -63,18 +66,23 @@ def main() -> None:
     results: dict[str, dict[str, Row]] = {}
     # Not in a tmpfs: fdatasync has to cost what it costs.
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="kube-audit-proxy-bench-") as folder:
-        for name, start in (("Go HTTPS server", light_upstream), ("kube-apiserver", real_upstream)):
+        for name, start, count in (
+            ("Go HTTPS server", light_upstream, ROUNDS),
+            ("kube-apiserver", real_upstream, SLOW_ROUNDS),
+        ):
             home = Path(folder) / name.split()[0]
             home.mkdir()
             with ExitStack() as stack:
                 upstream = start(home, stack)
                 load = build("load", home)
                 one, two = (ours(home, upstream, stack, workers=workers) for workers in (1, 2))
-                results[name] = rounds(load, [kubectl_proxy(upstream, stack), nginx(home, upstream, stack), one, two])
+                results[name] = rounds(
+                    load, [kubectl_proxy(upstream, stack), nginx(home, upstream, stack), one, two], count
+                )
                 half = results[name][one.name]["calls_per_second"] / 2
-                results[f"{name}, at half load"] = rounds(load, [upstream.direct, one], half)
-            _show(name, results[name])
-            _show(f"{name}, {half:,.0f} calls/s", results[f"{name}, at half load"])
+                results[f"{name}, at half load"] = rounds(load, [upstream.direct, one], count, half)
+            _show(name, results[name], count)
+            _show(f"{name}, {half:,.0f} calls/s", results[f"{name}, at half load"], count)
     save("calls", results, _figures(results))
 
 
@@ -91,10 +99,10 @@ def _figures(results: dict[str, dict[str, Row]]) -> list[Figure]:
     ]
 
 
-def _show(upstream: str, results: dict[str, Row]) -> None:
+def _show(upstream: str, results: dict[str, Row], count: int) -> None:
     table = Table(
         "", "calls/s", "CPU/call (us)", "p50 (ms)", "p99 (ms)", "indexer (us)",
-        title=f"{CONNECTIONS} connections, 3 KB answers of a {upstream}; medians of {ROUNDS} rounds",
+        title=f"{CONNECTIONS} connections, 3 KB answers of a {upstream}; medians of {count} rounds",
     )  # fmt: skip
     for name, row in results.items():
         table.add_row(
