@@ -20,7 +20,7 @@ from servers.node import Node
 from servers.node.machine import why_not
 from servers.node.pods import SLEEP, container, pod, run
 
-MEGABYTES, ROUNDS = 500, 3
+MEGABYTES, ROUNDS = 500, 5
 _POD = "box"
 _SERVES = f"mkdir /www && head -c {MEGABYTES << 20} /dev/zero > /www/zero && httpd -p 80 -h /www && {SLEEP}"
 
