@@ -70,12 +70,8 @@ class TlsTransport(asyncio.Transport):
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname is None, server_hostname)
         # OpenSSL's own functions: those of ssl.SSLObject have one of Python's around each of them.
         core: Any = self._object._sslobj  # type: ignore[attr-defined]  # noqa: SLF001
-        self._take, self._seal, self._open, self._sealed = (
-            self._incoming.write,
-            core.write,
-            core.read,
-            self._outgoing.read,
-        )
+        self._seal, self._open = core.write, core.read
+        self._take, self._sealed = self._incoming.write, self._outgoing.read
         self._transport = GONE
         self._timer: asyncio.TimerHandle | None = None
         self._shaken = False
