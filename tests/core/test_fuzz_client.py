@@ -54,6 +54,7 @@ class Wire(asyncio.Transport):
 def requests_in(pieces: Iterable[bytes]) -> list[Request]:
     """Let a connection read these pieces, one after the other, and give its requests."""
     found: list[Request] = []
+    ended = asyncio.Event()
 
     async def serve(client: ClientConnection) -> None:
         try:
@@ -63,17 +64,16 @@ def requests_in(pieces: Iterable[bytes]) -> list[Request]:
                     client.as_http_again()
         except ClientGoneError:
             pass
+        ended.set()
 
     async def feed() -> None:
         client = ClientConnection(serve, lambda: 1.0)
         client.connection_made(Wire())
-        assert client.task is not None
         for piece in pieces:
             RECEIVED[: len(piece)] = piece
             client.buffer_updated(len(piece))
-            await asyncio.sleep(0)  # the turn in which `serve` takes what has been handed out
         client.connection_lost(None)
-        await client.task
+        await ended.wait()
 
     asyncio.run(feed())
     return found

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import uvloop
 
+from kube_audit_proxy.coroutine import Runner
 from kube_audit_proxy.journal.chain import Chain
 from kube_audit_proxy.journal.files import header
 from kube_audit_proxy.journal.line import build, content, head
@@ -23,8 +24,32 @@ SUPPORT = Path(__file__).parents[1] / "support"
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a test's coroutine on the loop that the gateway uses."""
-    uvloop.run(test())
+    """Run a test's coroutine as the gateway runs its own, and on the same loop."""
+
+    async def main() -> None:
+        await started(test())
+
+    uvloop.run(main())
+
+
+def started(coroutine: Coroutine[Any, Any, None]) -> asyncio.Future[None]:
+    """Start a coroutine that waits for commits; give its end, which raises what it does, and cancels it."""
+    end = asyncio.get_running_loop().create_future()
+
+    async def tell() -> None:
+        try:
+            await coroutine
+        except BaseException as error:  # pytest's own ones, too
+            if not end.done():
+                end.set_exception(error)
+            raise
+        if not end.done():
+            end.set_result(None)
+
+    runner = Runner(tell())
+    end.add_done_callback(lambda _: runner.cancel())
+    runner.go_on()
+    return end
 
 
 def start(call: str, **fields: Any) -> bytes:

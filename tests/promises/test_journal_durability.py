@@ -1,6 +1,5 @@
 """What is acknowledged is on disk and stays there: in order, over segments, restarts and kill -9."""
 
-import asyncio
 import os
 import re
 import signal
@@ -10,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from journal_rig import NOW, SUPPORT, end, eventually, records, report, run, stages, start, writing
+from journal_rig import NOW, SUPPORT, end, eventually, records, report, run, stages, start, started, writing
 
 from kube_audit_proxy.journal.files import JournalError
 from kube_audit_proxy.journal.reader import segments
@@ -57,7 +56,8 @@ def test_many_callers_share_a_commit_and_keep_their_order(tmp_path: Path) -> Non
 
     async def test() -> None:
         async with writing(tmp_path) as writer:
-            await asyncio.gather(*(writer.commit(start(name), name) for name in names))
+            for waiter in [writer.commit(start(name), name) for name in names]:
+                await waiter
 
     run(test)
     assert [call for call, _ in stages(tmp_path)] == names
@@ -68,9 +68,13 @@ def test_a_caller_that_went_away_changes_nothing(tmp_path: Path) -> None:
 
     async def test() -> None:
         async with writing(tmp_path) as writer:
-            gone, stays = writer.commit(start("a"), "a"), writer.commit(start("b"), "b")
+
+            async def commit() -> None:
+                await writer.commit(start("a"), "a")
+
+            gone = started(commit())
             gone.cancel()
-            await stays
+            await writer.commit(start("b"), "b")
 
     run(test)
     assert report(tmp_path).calls == 2

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from journal_rig import SUPPORT, end, eventually, records, report, run, stages, start, writing
+from journal_rig import SUPPORT, end, eventually, records, report, run, stages, start, started, writing
 
 from kube_audit_proxy.journal.files import JournalError
 from kube_audit_proxy.journal.reader import segments
@@ -198,7 +198,7 @@ def test_a_failing_sync_under_load_loses_nothing_acknowledged(tmp_path: Path) ->
                     writer.append(end(call), call)
                     ended.append(call)
 
-            await asyncio.gather(*(caller(f"{number}") for number in range(8)))
+            await asyncio.gather(*(started(caller(f"{number}")) for number in range(8)))
             await eventually(lambda: writer.failed is None)
 
     run(test)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import uvloop
 
+from kube_audit_proxy.coroutine import Runner
 from kube_audit_proxy.journal.line import content
 from kube_audit_proxy.journal.writer import JournalWriter, Limits
 
@@ -34,7 +35,9 @@ async def main(journal: Path, run: str) -> None:
     limits = Limits(segment_bytes=200_000)
     writer = JournalWriter.open(journal, "w0", clock=lambda: "2026-11-23T10:00:00.000000Z", product="x", limits=limits)
     os.write(1, f"{writer.committer_id}\n".encode())
-    await asyncio.gather(*(call(writer, f"{run}-{caller}") for caller in range(CALLERS)))
+    for caller in range(CALLERS):
+        Runner(call(writer, f"{run}-{caller}")).go_on()
+    await asyncio.Event().wait()
 
 
 uvloop.run(main(Path(sys.argv[1]), sys.argv[2]))

@@ -72,6 +72,7 @@ class Raw:
         context = ssl.create_default_context(cafile=str(proxy.authority))
         if version is not None:
             context.minimum_version = context.maximum_version = version
+        context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # which Python sets up to 3.11.2
         plain = socket.socket()
         if receive_buffer:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -182,7 +183,7 @@ class Raw:
     def _receive(self) -> bytes:
         try:
             data = self.socket.recv(1 << 20)
-        except (ssl.SSLEOFError, ConnectionError) as error:
+        except (ssl.SSLError, ConnectionError) as error:
             raise CutError(self._held) from error
         self.was_closed_in_order = self.was_closed_in_order or not data
         return data

@@ -6,12 +6,12 @@ client sent ahead waits, parsed but untouched, and reading stops while it does.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import httptools
 
+from kube_audit_proxy.coroutine import Runner, Waiter
 from kube_audit_proxy.gateway.errors import ClientGoneError, Refusal
 from kube_audit_proxy.gateway.headers import RawHeaders
 from kube_audit_proxy.gateway.peer import GONE, has_hung_up, has_vanished
@@ -97,15 +97,14 @@ class _Discarded:
     """An upstream for what is not wanted any more."""
 
     def __init__(self) -> None:
-        self.end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.end = Waiter()
 
     def client_body(self, piece: bytes) -> None:
         """Drop it."""
 
     def client_body_done(self) -> None:
         """End."""
-        if not self.end.done():
-            self.end.set_result(None)
+        self.end.settle()
 
     def client_stream(self, data: bytes) -> None:
         """Drop it."""
@@ -122,7 +121,7 @@ class _Discarded:
 
 
 class ClientConnection(asyncio.BufferedProtocol):
-    """One accepted connection; `serve(connection)` is started as its one task."""
+    """One accepted connection; `serve(connection)` is run until it ends."""
 
     def __init__(
         self, serve: "Callable[[ClientConnection], Coroutine[Any, Any, None]]", clock: Callable[[], float]
@@ -134,7 +133,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._parsing: Request | None = None
         self._queue: list[Request] = []  # of one, nearly always: a deque would take 600 bytes for each idle watch
         self._current: Request | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: Waiter | None = None
         self._url: list[bytes] = []
         self._head_bytes = 0
         self._since = clock()
@@ -145,7 +144,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._holding = False
         self._gone_since = 0.0
         """When the client was found gone while nothing was read from it; 0 if it was not."""
-        self.task: asyncio.Task[None] | None = None
+        self._runner: Runner | None = None
         self.transport = cast("asyncio.Transport", None)
         self.upstream: Upstream | None = None
         self.caller: Caller | None = None
@@ -161,15 +160,16 @@ class ClientConnection(asyncio.BufferedProtocol):
         self.transport = cast("asyncio.Transport", transport)
         peername = transport.get_extra_info("peername")
         self.address = peername[0] if peername else ""
-        self.task = self._loop.create_task(self._serve(self))
+        self._runner = Runner(self._serve(self))
+        self._runner.go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Tell whoever waits for this client."""
         self.lost = True
         if self.upstream is not None:
             self.upstream.client_failed()
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(ClientGoneError())
+        if self._waiter is not None:
+            self._waiter.settle(ClientGoneError())
         self.transport, self._parser = GONE, _NO_PARSER
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
@@ -180,8 +180,11 @@ class ClientConnection(asyncio.BufferedProtocol):
         """Parse, or pass on where the connection has become a stream."""
         if self._raw:
             self._raw_received(bytes(RECEIVED[:nbytes]))
-        elif not self._deaf and not self._is_repeated(nbytes):
-            self._parse(RECEIVED[:nbytes])
+        elif not self._deaf:
+            if not self._is_repeated(nbytes):
+                self._parse(RECEIVED[:nbytes])
+            if self._queue and self._waiter is not None:
+                self._waiter.resume()
 
     def pause_writing(self) -> None:
         """Have the upstream send no more than this client takes."""
@@ -194,7 +197,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         self.writable = True
         if self.upstream is not None:
             self.upstream.client_writable(True)
-        self._wake()
+        if self._waiter is not None:
+            self._waiter.settle()
 
     # llhttp
 
@@ -237,7 +241,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             raise Refusal(status.bad_request("a request that asks to switch protocols may not have a body"))
         request.received = self._clock()
         self._head_bytes = 0
-        self._hand_out(request)
+        self._queue.append(request)
 
     def on_body(self, piece: bytes) -> None:
         """Pass a piece of the body on, or keep it until the call is on record."""
@@ -292,7 +296,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         request.headers = headers
         request.body_done = True
         request.received = self._since = self._clock()
-        self._hand_out(request)
+        self._queue.append(request)
         self._hold_back()
         return True
 
@@ -320,17 +324,9 @@ class ClientConnection(asyncio.BufferedProtocol):
         if not request.received:
             request.received = self._clock()
             request.target = b"".join(self._url).decode("latin-1")
-            self._hand_out(request)
+            self._queue.append(request)
         elif request is self._current and self.upstream is not None:
             self.upstream.client_failed()
-
-    def _hand_out(self, request: Request) -> None:
-        self._queue.append(request)
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
     def _raw_received(self, data: bytes) -> None:
         if self.upstream is not None and not self._queue:
@@ -358,7 +354,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             if self._holding and self.writable:
                 self.hold(False)
             self._since = self._clock()
-            self._waiter = self._loop.create_future()
+            self._waiter = Waiter()
             try:
                 await self._waiter
             finally:
@@ -390,8 +386,9 @@ class ClientConnection(asyncio.BufferedProtocol):
         """Take in the rest of a body nobody wants, for a while: closing on it would cost the client its answer."""
         rest = _Discarded()
         self.attach(rest)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(rest.end, DISCARD_TIMEOUT)
+        timer = self._loop.call_later(DISCARD_TIMEOUT, rest.end.settle)
+        await rest.end
+        timer.cancel()
         self.detach()
 
     def as_http_again(self) -> None:
@@ -433,6 +430,11 @@ class ClientConnection(asyncio.BufferedProtocol):
         if self.upstream is not None:
             self.upstream.client_failed(patient=False)
         self.transport.abort()
+
+    def cancel(self) -> None:
+        """Have the call that runs end where it waits, if it does."""
+        if self._runner is not None:
+            self._runner.cancel()
 
     def close(self) -> None:
         """Close once everything written has been sent."""

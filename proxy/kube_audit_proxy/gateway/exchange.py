@@ -7,7 +7,7 @@ way out of it leaves the call's end in the journal.
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -173,6 +173,8 @@ class Gateway:
         """Calls that have begun and not ended."""
         self._sweeps = 0
         self.clients: set[ClientConnection] = set()
+        self._emptied: asyncio.Future[None] | None = None
+        """Somebody waits for the last client to go."""
         self._arriving: dict[ClientConnection, float] = {}
         """Connections whose TLS handshake goes on, or has failed, and when they were accepted."""
 
@@ -200,6 +202,8 @@ class Gateway:
             pass
         finally:
             self.clients.discard(client)
+            if not self.clients and self._emptied is not None and not self._emptied.done():
+                self._emptied.set_result(None)
             client.close()
 
     async def drain(self, grace: float) -> None:
@@ -214,14 +218,18 @@ class Gateway:
             for client in tuple(self.clients):
                 if client.idle_for(now) >= _LINGER:
                     client.close()
-            await _wait_for(self.clients, min(_LOOK, end - now))
+            await self._wait_until_empty(min(_LOOK, end - now))
         while self.clients:
             for client in self.clients:
-                if client.task is not None:
-                    client.task.cancel()
-            await _wait_for(self.clients, _LOOK)
+                client.cancel()
+            await self._wait_until_empty(_LOOK)
         for cluster in self._clusters.values():
             cluster.pool.close()
+
+    async def _wait_until_empty(self, seconds: float) -> None:
+        """Wait until there are no clients any more, or for so long; if there are none, for so long."""
+        self._emptied = asyncio.get_running_loop().create_future()
+        await asyncio.wait([self._emptied], timeout=seconds)
 
     def _is_awaited(self, now: float) -> bool:
         """Whether somebody was accepted a moment ago, and has not come through the handshake yet."""
@@ -317,7 +325,7 @@ class Gateway:
         try:
             user = self._identity.remembered(scrubbed.token)
             if user is None:
-                user = await self._identity.authenticate(Credentials(scrubbed.token))
+                user = await asyncio.create_task(self._identity.authenticate(Credentials(scrubbed.token)))
         except UnauthenticatedError as error:
             call.record.add(describe_client(scrubbed.user_agent, scrubbed.kubectl_command, scrubbed.upgrade))
             raise Refusal(status.unauthorized(str(error))) from error
@@ -452,7 +460,9 @@ class Gateway:
         """Send the call and give the head of its answer, over a kept connection if there is one."""
         client, request, cluster, scrubbed = call.client, call.request, admitted.cluster, admitted.scrubbed
         try:
-            credential = cluster.present() or await cluster.credential()
+            credential = cluster.present()
+            if credential is None:
+                credential = await asyncio.create_task(cluster.credential())
         except CredentialError as error:
             raise UpstreamConnectError(f"no credential for cluster {cluster.name!r}: {error}") from error
         fixed = b"".join((
@@ -473,7 +483,7 @@ class Gateway:
         connection = cluster.pool.take_kept() if not scrubbed.upgrade else None
         while True:
             if connection is None:
-                connection = await cluster.pool.connect()
+                connection = await asyncio.create_task(cluster.pool.connect())
             if client.lost:
                 connection.transport.abort()
                 raise ClientGoneError
@@ -483,13 +493,15 @@ class Gateway:
                 request.awaits_continue = False
                 client.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             try:
-                return await cluster.pool.response(connection, patient=patient)
+                await cluster.pool.answered(connection, patient=patient)
             except UpstreamIdleClosedError:
                 # It was closed as we took it. Only what changes nothing may be sent twice.
                 if request.method not in _REPEATABLE or not request.body_done:
                     raise
                 connection.release()
                 connection = call.connection = None
+            else:
+                return connection.answer
 
     def _trace_header(self, call: Call) -> bytes:
         if self._traced is None:
@@ -542,15 +554,6 @@ class Gateway:
             request.keep_alive = False
         if not client.lost:
             client.transport.write(answer(failure, call.record.audit_id, call.asked.info, request))
-
-
-async def _wait_for(clients: Iterable[ClientConnection], seconds: float) -> None:
-    """Wait until these connections have been served, or for so long."""
-    tasks = [client.task for client in clients if client.task is not None]
-    if tasks:
-        await asyncio.wait(tasks, timeout=seconds)
-    else:
-        await asyncio.sleep(seconds)
 
 
 def _is_framed(upgrade: str, info: RequestInfo) -> bool:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from kube_audit_proxy.coroutine import Waiter
 from kube_audit_proxy.gateway.errors import UpstreamConnectError
 from kube_audit_proxy.gateway.peer import keep_alive
 from kube_audit_proxy.gateway.tls import TlsTransport, as_protocol
-from kube_audit_proxy.gateway.upstream import Response, UpstreamConnection
+from kube_audit_proxy.gateway.upstream import UpstreamConnection
 
 CONNECT_TIMEOUT = 10.0
 """Seconds for TCP and TLS together."""
@@ -68,7 +69,7 @@ class Pool:
         keep_alive(connection.transport.get_extra_info("socket"))
         return connection
 
-    def response(self, connection: UpstreamConnection, *, patient: bool) -> asyncio.Future[Response]:
+    def answered(self, connection: UpstreamConnection, *, patient: bool) -> Waiter:
         """Give what to wait for: the head of an answer. Unless `patient`, `sweep` sees to it that it begins in time.
 
         It fails with UpstreamError (UpstreamTimeoutError if it does not) or ClientGoneError.
@@ -77,7 +78,7 @@ class Pool:
             self._asked.discard(connection)
         else:
             self._asked.add(connection)
-        return connection.response()
+        return connection.answered()
 
     def keep(self, connection: UpstreamConnection) -> None:
         """Keep a connection for the next call."""

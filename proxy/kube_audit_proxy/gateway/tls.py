@@ -8,6 +8,7 @@ and then waits for the peer to close as well, since what the peer has not read y
 
 import asyncio
 import ssl
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final, cast
 
@@ -136,16 +137,15 @@ class TlsTransport(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send; what does not fit into the kernel's buffer is kept until it does."""
-        if self._closing or not data:
-            return
-        try:
-            written: int = self._seal(data)
-            while written < len(data):
-                written += self._seal(memoryview(data)[written:])
-        except ssl.SSLError as error:
-            self._fail(error)
-            return
-        self._transport.write(self._sealed())
+        if self._put(data):
+            self._transport.write(self._sealed())
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        """Send each of these in a record of its own, and all at once."""
+        for data in list_of_data:
+            self._put(data)
+        if not self._closing:
+            self._flush()
 
     def pause_reading(self) -> None:
         """Leave with the kernel what arrives from now on."""
@@ -230,6 +230,19 @@ class TlsTransport(asyncio.Transport):
             self._transport.close()
         elif total > _ROOM - _RECORD:
             self._hand_on()
+
+    def _put(self, data: bytes | bytearray | memoryview) -> bool:
+        """Seal; say whether there is something to be sent now."""
+        if self._closing or not data:
+            return False
+        try:
+            written: int = self._seal(data)
+            while written < len(data):
+                written += self._seal(memoryview(data)[written:])
+        except ssl.SSLError as error:
+            self._fail(error)
+            return False
+        return True
 
     def _flush(self) -> None:
         """Send what TLS has to say for itself."""

@@ -11,6 +11,7 @@ from typing import Final, cast
 
 import httptools
 
+from kube_audit_proxy.coroutine import Waiter
 from kube_audit_proxy.gateway.client import READ_AHEAD, ClientConnection, Request
 from kube_audit_proxy.gateway.errors import (
     ClientGoneError,
@@ -85,15 +86,15 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._loop = asyncio.get_running_loop()  # asked for once: it costs a system call
         self._parser = httptools.HttpResponseParser(self)
         self._client: ClientConnection | None = None
         self._request: Request | None = None
-        self._response = Response()
+        self.answer = Response()
+        """The answer to the present call, once `head` is done."""
         self._head_raw = b""
         self._head_whole = False
-        self._head: asyncio.Future[Response] | None = None
-        self._end: asyncio.Future[None] | None = None
+        self._head: Waiter | None = None
+        self._end: Waiter | None = None
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._done = False
@@ -121,12 +122,12 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the call in the way the answer's framing says."""
-        response = self._response
+        response = self.answer
         until_close = response.code and not response.chunked and response.content_length < 0
-        whole = response.upgraded or (self._head is not None and self._head.done() and until_close)
+        whole = response.upgraded or (self._head is not None and self._head.done and until_close)
         if whole and exc is None:
             self._finish(None)
-        elif self._head is not None and not self._head.done() and not self.first_byte_at and self.served > 1:
+        elif self._head is not None and not self._head.done and not self.first_byte_at and self.served > 1:
             self._finish(
                 UpstreamIdleClosedError(
                     "the API server closed a kept connection before it answered: it may have acted on the call"
@@ -146,7 +147,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self.last_byte_at = self._clock()
         if not self.first_byte_at:
             self.first_byte_at = self.last_byte_at
-        if self._response.upgraded:
+        if self.answer.upgraded:
             self._stream_received(bytes(RECEIVED[:nbytes]))
             return
         data = RECEIVED[:nbytes]
@@ -158,17 +159,19 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self._stream_received(bytes(data[upgrade.args[0] :]))
         except httptools.HttpParserError as error:
             self._not_http(error)
-        else:
-            self._parsed()
+            return
+        self._parsed()
 
     def _parsed(self) -> None:
-        """Send on what has been parsed, and see whether that was all."""
+        """Send on what has been parsed, and resume who waits for the head or the end."""
         if self._forwarding and self._held:
             self._flush()
         elif self._held_bytes > READ_AHEAD:
             self.transport.pause_reading()
-        if self._done and self._end is not None and not self._end.done():
-            self._end.set_result(None)
+        if self._head_whole and self._head is not None and not self._head.done:
+            self._head.resume()
+        elif self._done and self._end is not None:
+            self._end.resume()
 
     def _not_http(self, error: httptools.HttpParserError) -> None:
         """End the call; where its answer is whole, what came after it costs only the connection."""
@@ -195,11 +198,11 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         """Start an answer; after an interim one (100, 103) this is the next."""
         if self._done or self._client is None:
             raise UpstreamError("more than one answer to a request")
-        self._response = Response()
+        self.answer = Response()
 
     def on_headers_complete(self) -> None:
         """Hand the head out, unless it is an interim one."""
-        response = self._response
+        response = self.answer
         response.code = self._parser.get_status_code()
         end = response.take(self._head_raw)
         if response.code < 200 and response.code != 101:
@@ -213,8 +216,6 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             # llhttp does not know the question and would wait for a body that HEAD never has.
             self._done = True
             self._parser = httptools.HttpResponseParser(self)
-        if self._head is not None and not self._head.done():
-            self._head.set_result(response)
 
     def on_body(self, piece: bytes) -> None:
         """Take a piece of the body."""
@@ -222,12 +223,12 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             raise UpstreamError("a body where none can be")  # the answer to HEAD
         self._held.append(piece)
         self._held_bytes += len(piece)
-        if self._response.code >= 400 and len(self.failure_body) < _CAPTURE:
+        if self.answer.code >= 400 and len(self.failure_body) < _CAPTURE:
             self.failure_body += piece[: _CAPTURE - len(self.failure_body)]
 
     def on_message_complete(self) -> None:
         """Note the end of the answer."""
-        if self._response.code >= 200:
+        if self.answer.code >= 200:
             self._done = True
 
     # the answer on its way to the client
@@ -250,9 +251,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             return
         client, observer = cast("ClientConnection", self._client), self.observer
         if not client.lost:
-            # A write is a TLS record.
-            for piece in self._frames.cut(data) if self._frames is not None else (data,):
-                client.transport.write(piece)
+            # Each of the lines is a TLS record.
+            client.transport.writelines(self._frames.cut(data) if self._frames is not None else (data,))
         if observer is not None and observer.wants_server:
             observer.server_data(data)
 
@@ -260,10 +260,10 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         if self._error is None and not self._done:
             self._error = error
         self._done = True
-        if self._head is not None and not self._head.done() and error is not None:
-            self._head.set_exception(error)
-        if self._end is not None and not self._end.done():
-            self._end.set_result(None)
+        if self._head is not None:
+            self._head.settle(None if self._head_whole else error)
+        if self._end is not None:
+            self._end.settle()
 
     # gateway.client.Upstream
 
@@ -295,7 +295,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     def client_failed(self, *, patient: bool = True) -> None:
         """Give the call up at once: each watch costs the API server a watcher."""
         self._finish(ClientGoneError())
-        if self._response.upgraded and patient:
+        if self.answer.upgraded and patient:
             self.transport.close()  # the last bytes of a stream's input are still to be sent
         else:
             self.transport.abort()
@@ -319,7 +319,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def send(self, client: ClientConnection, request: Request, head: bytes) -> None:
         """Begin a call: send its head and what has arrived of its body."""
-        self._client, self._request, self._response = client, request, Response()
+        self._client, self._request, self.answer = client, request, Response()
         self._head = self._end = self._error = self.observer = None
         self._held, self._held_bytes = [], 0
         self._done = self._forwarding = self._chunk_out = self._head_whole = False
@@ -332,7 +332,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self.sent_at = self._clock()
         if request.broken is not None:
             raise ClientGoneError  # its body turned out wrong while the call was put on record
-        self._head = self._loop.create_future()
+        self._head = Waiter()
         client.attach(self)
         if not self._writable:
             client.hold(True)
@@ -350,14 +350,14 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         request.body = []
         request.body_held = 0
 
-    def response(self) -> "asyncio.Future[Response]":
-        """Give what to wait for: the head of the answer. It fails with UpstreamError or ClientGoneError."""
-        return cast("asyncio.Future[Response]", self._head)
+    def answered(self) -> Waiter:
+        """Give what to wait for: the head of the `answer`. It fails with UpstreamError or ClientGoneError."""
+        return cast("Waiter", self._head)
 
     @property
     def waiting(self) -> bool:
         """Whether a call has been sent whose answer has not begun."""
-        return self._head is not None and not self._head.done()
+        return self._head is not None and not self._head.done
 
     def give_up(self) -> None:
         """End the call: the answer has not begun in time, or all of the body has not come from the client."""
@@ -420,12 +420,12 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             raise self._error
 
     async def _until_end(self) -> None:
-        self._end = self._loop.create_future()
+        self._end = Waiter()
         await self._end
 
     def release(self) -> bool:
         """End the call. True: the connection may serve another one."""
-        client, request, response = self._client, self._request, self._response
+        client, request, response = self._client, self._request, self.answer
         if client is not None:
             client.detach()
         self._client = None

@@ -16,6 +16,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Final, Self
 
+from kube_audit_proxy.coroutine import Waiter
 from kube_audit_proxy.journal.files import (
     Clock,
     JournalError,
@@ -54,12 +55,12 @@ DEFAULT_LIMITS = Limits()
 class _Item:
     """A body on its way: who waits for it, which call it opens or ends; `lost` on the writer's own lines only."""
 
-    __slots__ = ("body", "ends", "future", "lost", "opens", "since")
+    __slots__ = ("body", "ends", "lost", "opens", "since", "waiter")
 
     def __init__(
         self,
         body: bytes,
-        future: asyncio.Future[None] | None = None,
+        waiter: Waiter | None = None,
         *,
         opens: str | None = None,
         ends: str | None = None,
@@ -67,7 +68,7 @@ class _Item:
         lost: int | None = None,
     ) -> None:
         self.body = body
-        self.future = future
+        self.waiter = waiter
         self.opens = opens
         self.ends = ends
         self.since = since
@@ -92,7 +93,7 @@ class _Batch:
 
 def _ends(items: list[_Item]) -> int:
     """Count the lines that nobody waits for."""
-    return sum(item.future is None for item in items)
+    return sum(item.waiter is None for item in items)
 
 
 class JournalWriter:
@@ -170,22 +171,22 @@ class JournalWriter:
         """The process that makes the lines durable at present."""
         return self._syncer.process_id
 
-    def commit(self, body: bytes, call: str | None = None) -> asyncio.Future[None]:
+    def commit(self, body: bytes, call: str | None = None) -> Waiter:
         """Hand in a record and return what to wait for: done once it is durable, JournalError where it may not be.
 
         `call` is the audit ID of a call that begins with this record.
         """
-        future: asyncio.Future[None] = self._loop.create_future()
+        waiter = Waiter()
         if self._closing:
-            future.set_exception(JournalError("The journal is closed."))
-            return future
-        self._pending.append(_Item(body, future, opens=call, since=self._loop.time()))
+            waiter.settle(JournalError("The journal is closed."))
+            return waiter
+        self._pending.append(_Item(body, waiter, opens=call, since=self._loop.time()))
         self._urgent = True
         if not self._scheduled and self._batch is None:
             self._schedule()
         if self._watchdog is None:
             self._watchdog = self._loop.call_later(self._limits.timeout, self._watch)
-        return future
+        return waiter
 
     def append(self, body: bytes, ends: str | None = None) -> None:
         """Hand in a record nobody waits for: it goes with the next commit, or alone after a moment.
@@ -393,6 +394,10 @@ class JournalWriter:
         else:
             self._durable(batch)
         self._after_batch()
+        if not number:
+            for item in batch.items:
+                if item.waiter is not None:
+                    item.waiter.resume()
 
     def _durable(self, batch: _Batch) -> None:
         seq = batch.first
@@ -404,9 +409,6 @@ class JournalWriter:
                 calls.pop(item.ends, None)
             elif item.lost:
                 self._lost -= item.lost
-            future = item.future
-            if future is not None and not future.done():
-                future.set_result(None)
             seq += 1
         self._seq = seq - 1
         self._previous = batch.last_hash
@@ -431,7 +433,7 @@ class JournalWriter:
         """Fail those who wait, keep the others' lines for the next try, say what is wrong and try again later."""
         self.failed = reason
         self._fail(items, reason)
-        kept = [item for item in items if item.future is None and item.lost is None]
+        kept = [item for item in items if item.waiter is None and item.lost is None]
         room = max(self._limits.kept - self._ends, 0)
         for item in kept[room:]:
             self._lose(item.ends)
@@ -450,8 +452,8 @@ class JournalWriter:
     @staticmethod
     def _fail(items: Iterable[_Item], reason: str) -> None:
         for item in items:
-            if item.future is not None and not item.future.done():
-                item.future.set_exception(JournalError(reason))
+            if item.waiter is not None:
+                item.waiter.settle(JournalError(reason))
 
     def _watch(self) -> None:
         """Fail those who have waited too long; what they handed in may still become durable."""
@@ -460,13 +462,13 @@ class JournalWriter:
         waiting = [
             item
             for item in (*(self._batch.items if self._batch else ()), *self._pending)
-            if item.future is not None and not item.future.done()
+            if item.waiter is not None and not item.waiter.done
         ]
         late = [item for item in waiting if item.since + self._limits.timeout <= now]
         if late:
             self.failed = f"The journal took longer than {self._limits.timeout:g} s"
             self._fail(late, self.failed)
-            self._pending = [item for item in self._pending if item.future is None or not item.future.done()]
+            self._pending = [item for item in self._pending if item.waiter is None or not item.waiter.done]
         if len(waiting) > len(late):
             delay = waiting[len(late)].since + self._limits.timeout - now
             self._watchdog = self._loop.call_later(max(delay, 0.001), self._watch)
