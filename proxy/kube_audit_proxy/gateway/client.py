@@ -14,9 +14,10 @@ import httptools
 from kube_audit_proxy.coroutine import Runner, Waiter
 from kube_audit_proxy.gateway.errors import ClientGoneError, Refusal
 from kube_audit_proxy.gateway.headers import RawHeaders
-from kube_audit_proxy.gateway.peer import GONE, has_hung_up, has_vanished
+from kube_audit_proxy.gateway.peer import has_hung_up, has_vanished
 from kube_audit_proxy.gateway.repeat import LONGEST, header_block, repeated
-from kube_audit_proxy.gateway.tls import RECEIVED
+from kube_audit_proxy.gateway.tls import RECEIVED, over
+from kube_audit_proxy.gateway.transport import GONE, Transport
 from kube_audit_proxy.kube import status
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._gone_since = 0.0
         """When the client was found gone while nothing was read from it; 0 if it was not."""
         self._runner: Runner | None = None
-        self.transport = cast("asyncio.Transport", None)
+        self.transport: Transport = GONE
         self.upstream: Upstream | None = None
         self.caller: Caller | None = None
         """What the call before has told of who is there."""
@@ -157,7 +158,7 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to serve."""
-        self.transport = cast("asyncio.Transport", transport)
+        self.transport = over(transport)
         peername = transport.get_extra_info("peername")
         self.address = peername[0] if peername else ""
         self._runner = Runner(self._serve(self))

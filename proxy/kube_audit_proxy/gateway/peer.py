@@ -1,10 +1,11 @@
 """Whether the other end of a connection is still there: asked of the kernel, where reading does not tell."""
 
-import asyncio
 import select
 import socket
 import sys
 from typing import Protocol
+
+from kube_audit_proxy.gateway.transport import Transport
 
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 """Seconds, and how many questions without an answer: a peer that vanished is noticed within two minutes."""
@@ -30,14 +31,14 @@ def keep_alive(connected: _Socket) -> None:
             connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
-def has_hung_up(transport: asyncio.BaseTransport) -> bool:
+def has_hung_up(transport: Transport) -> bool:
     """Tell whether the peer has closed or reset the connection, whatever of its bytes is still to be read."""
     poll = select.poll()
     poll.register(transport.get_extra_info("socket").fileno(), _HUNG_UP)
     return bool(poll.poll(0))
 
 
-def has_vanished(transport: asyncio.BaseTransport) -> bool:
+def has_vanished(transport: Transport) -> bool:
     """Tell whether the peer acknowledges nothing any more of what is sent to it.
 
     The kernel asks nothing, as `keep_alive` has it, while something is under way: it goes on sending that for a
@@ -49,34 +50,3 @@ def has_vanished(transport: asyncio.BaseTransport) -> bool:
     told: bytes = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
     unheard = int.from_bytes(told[_LAST_ACK_RECEIVED:], sys.byteorder)
     return len(told) == _TCP_INFO_SIZE and told[_RETRANSMITS] >= _RETRIES and unheard > _UNHEARD_MS
-
-
-class _Gone(asyncio.Transport):
-    """The transport of a connection that is lost: what is written to it goes nowhere, as in asyncio's own."""
-
-    def is_closing(self) -> bool:
-        """It is closed."""
-        return True
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Drop it."""
-
-    def pause_reading(self) -> None:
-        """Nothing is read."""
-
-    def resume_reading(self) -> None:
-        """Nothing is read."""
-
-    def close(self) -> None:
-        """It is closed."""
-
-    def abort(self) -> None:
-        """It is closed."""
-
-
-GONE: asyncio.Transport = _Gone()
-"""What a lost connection has in place of its transport, which would otherwise refer to it in a circle.
-
-The buffers of a TLS connection are 50 KB and more. In circles they stay until all objects there are have been looked
-at, which is too slow to be done often; so a proxy would grow by each watch and each client that came and went.
-"""

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final, cast
 
-from kube_audit_proxy.gateway.peer import GONE
+from kube_audit_proxy.gateway.transport import GONE, Data, TcpTransport, Transport
 
 _RECORD: Final = 16 << 10
 """Bytes of text in the largest record (RFC 8446, 5.1)."""
@@ -22,9 +22,6 @@ _ROOM: Final = 288 << 10
 RECEIVED: Final = memoryview(bytearray(_ROOM))
 """What a connection has just received. One for all connections of a loop: it is used up before the next one reads.
 Without it each read would allocate, and give back, as much for itself."""
-
-_SEALED: Final = memoryview(bytearray(256 << 10))
-"""The same as it comes from the network."""
 
 _WRITTEN: Final = 512 << 10
 """Bytes that wait to be sent before no more are asked for: two reads, so that one goes out while the next comes in."""
@@ -48,8 +45,8 @@ _NOT_TLS: Final = b"\r\n".join(
 )
 
 
-class TlsTransport(asyncio.Transport):
-    """A transport, and for what is beneath it an `asyncio.BufferedProtocol`.
+class TlsTransport(Transport):
+    """A transport, and for what is beneath it an `asyncio.Protocol`.
 
     `protocol` is told of the connection once the handshake is done, and of its loss only then; `done`, if it is given,
     of either. With a `server_hostname` this is the client's side, and the server has to prove that it is that host.
@@ -62,7 +59,6 @@ class TlsTransport(asyncio.Transport):
         server_hostname: str | None = None,
         done: asyncio.Future[None] | None = None,
     ) -> None:
-        super().__init__()
         self._loop = asyncio.get_running_loop()
         self._protocol = protocol
         self._done = done
@@ -73,7 +69,7 @@ class TlsTransport(asyncio.Transport):
         core: Any = self._object._sslobj  # type: ignore[attr-defined]  # noqa: SLF001
         self._seal, self._open = core.write, core.read
         self._take, self._sealed = self._incoming.write, self._outgoing.read
-        self._transport = GONE
+        self._transport = cast("asyncio.Transport", GONE)
         self._timer: asyncio.TimerHandle | None = None
         self._shaken = False
         self._closing = False
@@ -98,15 +94,11 @@ class TlsTransport(asyncio.Transport):
             ended = ConnectionResetError("it closed the connection during the TLS handshake")
             self._done.set_exception(self._error or exc or ended)
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
-        """Lend the loop a buffer."""
-        return _SEALED
-
-    def buffer_updated(self, nbytes: int) -> None:
+    def data_received(self, data: bytes) -> None:
         """Open what has arrived and hand it on; what comes once all is over is dropped."""
         if self._closing:
             return
-        self._take(_SEALED[:nbytes])
+        self._take(data)
         if self._shaken:
             self._hand_on()
         else:
@@ -135,14 +127,14 @@ class TlsTransport(asyncio.Transport):
         """Tell whether the connection is closed, or about to be."""
         return self._closing or self._transport.is_closing()
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
+    def write(self, data: Data) -> None:
         """Send; what does not fit into the kernel's buffer is kept until it does."""
         if self._put(data):
             self._transport.write(self._sealed())
 
-    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+    def writelines(self, lines: Iterable[Data]) -> None:
         """Send each of these in a record of its own, and all at once."""
-        for data in list_of_data:
+        for data in lines:
             self._put(data)
         if not self._closing:
             self._flush()
@@ -189,7 +181,7 @@ class TlsTransport(asyncio.Transport):
         self._flush()
         self._stop_timer()
         self._shaken = True
-        self._protocol.connection_made(self)
+        self._protocol.connection_made(cast("asyncio.BaseTransport", self))
         if self._done is not None and not self._done.done():
             self._done.set_result(None)
         self._hand_on()
@@ -214,7 +206,9 @@ class TlsTransport(asyncio.Transport):
                 if ended or not self._incoming.pending:
                     break
         except ssl.SSLWantReadError:
-            pass  # a part of a record
+            # A part of a record; or words of TLS's own, which may want an answer. Where data came in the same read,
+            # that goes with whatever is written next.
+            self._flush()
         except ssl.SSLError as error:
             damage = error
         if total:
@@ -224,14 +218,13 @@ class TlsTransport(asyncio.Transport):
         if damage is not None:
             self._fail(damage)
             return
-        self._flush()
         if ended:
             self._say_goodbye()
             self._transport.close()
         elif total > _ROOM - _RECORD:
             self._hand_on()
 
-    def _put(self, data: bytes | bytearray | memoryview) -> bool:
+    def _put(self, data: Data) -> bool:
         """Seal; say whether there is something to be sent now."""
         if self._closing or not data:
             return False
@@ -272,3 +265,10 @@ class TlsTransport(asyncio.Transport):
 def as_protocol(transport: TlsTransport) -> asyncio.BaseProtocol:
     """Give it as what the loop takes it for, by what it can: the compiled class cannot have two bases."""
     return cast("asyncio.BaseProtocol", transport)
+
+
+def over(transport: asyncio.BaseTransport) -> Transport:
+    """Give what a connection was made with as ours: a TlsTransport, or what the loop has for TCP."""
+    if isinstance(transport, Transport):
+        return transport
+    return TcpTransport(cast("asyncio.Transport", transport))

@@ -21,8 +21,9 @@ from kube_audit_proxy.gateway.errors import (
     UpstreamTimeoutError,
 )
 from kube_audit_proxy.gateway.headers import RawHeaders
-from kube_audit_proxy.gateway.peer import GONE, has_vanished
-from kube_audit_proxy.gateway.tls import RECEIVED
+from kube_audit_proxy.gateway.peer import has_vanished
+from kube_audit_proxy.gateway.tls import RECEIVED, over
+from kube_audit_proxy.gateway.transport import GONE, Transport
 from kube_audit_proxy.kube import status
 from kube_audit_proxy.kube.channels import StreamObserver
 from kube_audit_proxy.kube.channels.frames import FrameCutter
@@ -90,7 +91,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._client: ClientConnection | None = None
         self._request: Request | None = None
         self.answer = Response()
-        """The answer to the present call, once `head` is done."""
+        """The answer to the present call, once `answered` is done."""
         self._head_raw = b""
         self._head_whole = False
         self._head: Waiter | None = None
@@ -104,7 +105,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._writable = True
         self.observer: StreamObserver | None = None
         self._frames: FrameCutter | None = None
-        self.transport = cast("asyncio.Transport", None)
+        self.transport: Transport = GONE
         self.served = 0
         self.idle_since = 0.0
         self.sent_at = 0.0
@@ -118,7 +119,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        self.transport = cast("asyncio.Transport", transport)
+        self.transport = over(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the call in the way the answer's framing says."""
