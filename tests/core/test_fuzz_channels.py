@@ -115,6 +115,7 @@ def _read(kind: tuple[str, str, str], client: Iterator[bytes], server: Iterator[
 @given(st.sampled_from(_KINDS), _streams(), _streams(), st.lists(st.integers(1, 60), min_size=1, max_size=5))
 @example(_KINDS[0], b"", _frame(0x82, b"\x03" + _STATUS) + _frame(0x80, b"after the end"), [1])
 @example(_KINDS[0], b"", _frame(0x88, b"") + _frame(0x80, b"after the end"), [1])
+@example(_KINDS[6], _frame(0x82, b"\x80\1" + bytes(6)) + _frame(0x80, b"after a fault"), b"", [1])
 @example(_KINDS[3], _ERROR_STREAM, _data(1, _STATUS, 1) + _control(99, b"after the end", 1), [1])
 def test_cuts_never_matter(kind: tuple[str, str, str], client: bytes, server: bytes, sizes: list[int]) -> None:
     """Sound or damaged, a stream tells the same in one piece and in many, its faults included."""

@@ -10,7 +10,7 @@ _LONGEST = 64 << 10
 """Bytes of the error channel that are kept."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ExitStatus:
     """How an exec or attach ended: the exit code if it was told, reason and message of a failure."""
 

@@ -1,18 +1,19 @@
 """A piece of a stream that is read in parts or not at all, so that bulk data costs no copy and no unmasking."""
 
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True)
 class Payload:
     """Bytes of a stream. Where `mask` is not empty they are masked (RFC 6455, section 5.3).
 
-    `phase` is the index in the mask, from 0 to 3, that belongs to the first byte.
+    `phase` is the index in the mask, from 0 to 3, that belongs to the first byte. No dataclass: there is one for each
+    frame.
     """
 
-    data: memoryview
-    mask: bytes = b""
-    phase: int = 0
+    __slots__ = ("data", "mask", "phase")
+
+    def __init__(self, data: memoryview, mask: bytes = b"", phase: int = 0) -> None:
+        self.data = data
+        self.mask = mask
+        self.phase = phase
 
     def __len__(self) -> int:
         """Return the number of bytes."""

@@ -67,6 +67,8 @@ class TunnelPortForwardObserver(SpdyPortForwardObserver):
         for piece in self._websocket.receive(data):
             if piece.opcode is Opcode.BINARY:
                 self._receive(piece.payload)
+                if self._spdy.fault:
+                    return  # what comes after a fault is nobody's to judge, in this read as in the next
 
 
 class QueryPortForwardObserver(StreamObserver):

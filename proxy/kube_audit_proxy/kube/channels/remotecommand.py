@@ -14,7 +14,7 @@ _LONGEST_BASE64 = 96 << 10
 """Characters of a base64 message on the error channel that are kept."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Subprotocol:
     """How a subprotocol carries channels: whether in base64, and whether the error channel speaks JSON."""
 

@@ -21,7 +21,7 @@ _LONGEST_HEADERS = 256 << 10
 """Bytes of the longest header block after decompression."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StreamOpened:
     """A stream was opened. Several values of one header are joined by NUL, as in the frame."""
 
@@ -29,7 +29,7 @@ class StreamOpened:
     headers: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StreamData:
     """Bytes on a stream that is followed."""
 
@@ -37,7 +37,7 @@ class StreamData:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StreamEnded:
     """No more bytes come on a stream that is followed: it was finished or reset."""
 

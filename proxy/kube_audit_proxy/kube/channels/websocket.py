@@ -1,7 +1,6 @@
 """Reads the frames of one direction of a websocket (RFC 6455, section 5), masked or not."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 
 from kube_audit_proxy.kube.channels.payload import Payload
@@ -25,18 +24,20 @@ _EXTENDED = {126: 2, 127: 8}
 _LONGEST_CONTROL = 125
 
 
-@dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a message, as far as one read of the stream had it.
+    """A part of a message, as far as one read of the stream had it. No dataclass: there is one for each frame.
 
     `opcode` is that of the message, also in later frames of it, and is never CONTINUATION. `starts` and `ends` mark
     the first and the last piece of the message.
     """
 
-    opcode: Opcode
-    starts: bool
-    ends: bool
-    payload: Payload
+    __slots__ = ("ends", "opcode", "payload", "starts")
+
+    def __init__(self, opcode: Opcode, payload: Payload, *, starts: bool, ends: bool) -> None:
+        self.opcode = opcode
+        self.payload = payload
+        self.starts = starts
+        self.ends = ends
 
 
 class WebSocketReader:
@@ -116,7 +117,7 @@ class WebSocketReader:
         self._left -= len(part)
         self._phase = (self._phase + len(part)) % 4
         ends = self._fin and not self._left
-        piece = Piece(opcode, self._starts, ends, payload)
+        piece = Piece(opcode, payload, starts=self._starts, ends=ends)
         self._starts = False
         if ends and opcode < Opcode.CLOSE:
             self._message = None
