@@ -54,14 +54,9 @@ class Runner:
 
     def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self._loop: Final = asyncio.get_running_loop()
-        self._coroutine: Coroutine[Any, Any, None] | None = coroutine
+        self._coroutine: Coroutine[Any, Any, None] | None = coroutine  # let go of at its end: it may refer to us
         self._waits_for: Waiter | None = None
         self._awaited: asyncio.Future[Any] | None = None
-
-    @property
-    def done(self) -> bool:
-        """Whether the coroutine has ended."""
-        return self._coroutine is None
 
     def go_on(self) -> None:
         """Begin, or go on, until it waits or ends. What it raises, save that it was cancelled, goes to the loop."""

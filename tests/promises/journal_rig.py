@@ -39,12 +39,12 @@ def started(coroutine: Coroutine[Any, Any, None]) -> asyncio.Future[None]:
     async def tell() -> None:
         try:
             await coroutine
-        except BaseException as error:  # pytest's own ones, too
+        except BaseException as error:  # noqa: BLE001 - pytest's own ones, too: whoever waits for the end raises it
             if not end.done():
                 end.set_exception(error)
-            raise
-        if not end.done():
-            end.set_result(None)
+        else:
+            if not end.done():
+                end.set_result(None)
 
     runner = Runner(tell())
     end.add_done_callback(lambda _: runner.cancel())

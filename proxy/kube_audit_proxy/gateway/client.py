@@ -16,8 +16,8 @@ from kube_audit_proxy.gateway.errors import ClientGoneError, Refusal
 from kube_audit_proxy.gateway.headers import RawHeaders
 from kube_audit_proxy.gateway.peer import has_hung_up, has_vanished
 from kube_audit_proxy.gateway.repeat import LONGEST, header_block, repeated
-from kube_audit_proxy.gateway.tls import RECEIVED, over
-from kube_audit_proxy.gateway.transport import GONE, Transport
+from kube_audit_proxy.gateway.tls import RECEIVED
+from kube_audit_proxy.gateway.transport import GONE, Transport, over
 from kube_audit_proxy.kube import status
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
 """The way of a call: what, who, may, record, upstream, record.
 
 `Gateway.exchange` is the whole story of one call, read top-down. Nothing reaches a cluster but through it, and every
-way out of it leaves the call's end in the journal.
+way out of it leaves the call's end in the journal. What a call seldom waits for, a connection or a credential, runs in
+a task of its own: there is no current one here, see `coroutine.Runner`.
 """
 
 import asyncio

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final, cast
 
-from kube_audit_proxy.gateway.transport import GONE, Data, TcpTransport, Transport
+from kube_audit_proxy.gateway.transport import GONE, Data, Transport
 
 _RECORD: Final = 16 << 10
 """Bytes of text in the largest record (RFC 8446, 5.1)."""
@@ -265,10 +265,3 @@ class TlsTransport(Transport):
 def as_protocol(transport: TlsTransport) -> asyncio.BaseProtocol:
     """Give it as what the loop takes it for, by what it can: the compiled class cannot have two bases."""
     return cast("asyncio.BaseProtocol", transport)
-
-
-def over(transport: asyncio.BaseTransport) -> Transport:
-    """Give what a connection was made with as ours: a TlsTransport, or what the loop has for TCP."""
-    if isinstance(transport, Transport):
-        return transport
-    return TcpTransport(cast("asyncio.Transport", transport))

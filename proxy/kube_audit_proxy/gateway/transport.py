@@ -1,12 +1,12 @@
 """What a connection writes to, and stops and goes on reading from: TCP here, TLS in `tls`, and nothing once it is lost.
 
 These are asyncio's methods. They are a class of our own because those of a compiled class are called without a search
-for their names, which is done a dozen times a call.
+for their names, several times a call.
 """
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 Data = bytes | bytearray | memoryview
 
@@ -86,3 +86,10 @@ class TcpTransport(Transport):
     def abort(self) -> None:
         """Abort it."""
         self._transport.abort()
+
+
+def over(transport: asyncio.BaseTransport) -> Transport:
+    """Give what a connection was made with as ours: TLS as it is, or the event loop's for TCP."""
+    if isinstance(transport, Transport):
+        return transport
+    return TcpTransport(cast("asyncio.Transport", transport))

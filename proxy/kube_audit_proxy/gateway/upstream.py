@@ -22,8 +22,8 @@ from kube_audit_proxy.gateway.errors import (
 )
 from kube_audit_proxy.gateway.headers import RawHeaders
 from kube_audit_proxy.gateway.peer import has_vanished
-from kube_audit_proxy.gateway.tls import RECEIVED, over
-from kube_audit_proxy.gateway.transport import GONE, Transport
+from kube_audit_proxy.gateway.tls import RECEIVED
+from kube_audit_proxy.gateway.transport import GONE, Transport, over
 from kube_audit_proxy.kube import status
 from kube_audit_proxy.kube.channels import StreamObserver
 from kube_audit_proxy.kube.channels.frames import FrameCutter

@@ -394,7 +394,7 @@ class JournalWriter:
         else:
             self._durable(batch)
         self._after_batch()
-        if not number:
+        if not number:  # and last, since those who waited may hand in more at once
             for item in batch.items:
                 if item.waiter is not None:
                     item.waiter.resume()
