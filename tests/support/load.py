@@ -197,7 +197,8 @@ class Objects:
         """Give a step that gets, lists, creates and deletes by chance."""
 
         def step(raw: Raw) -> Answer:
-            made = sorted(name for name, answer in self.created.items() if answer.code == 201)
+            # A copy: others who take steps on these objects add to them meanwhile.
+            made = sorted(name for name, answer in self.created.copy().items() if answer.code == 201)
             name = rng.choice(made) if made else f"{self.prefix}-0"
             match rng.choice(("get", "list", "create", "create", "delete")):
                 case "get":
