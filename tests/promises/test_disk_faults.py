@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -15,11 +16,13 @@ from kube_audit_proxy.demo.cluster import DemoCluster
 from support.faults import Faults
 from support.proxies import Proxy, wait_until
 from support.raw import Raw
+from support.scripted import Asked, Connection
 from support.serving import health, kubeconfig, logged, serving, verify
-from support.small_disk import failing_disk, small_disk
+from support.small_disk import SmallDisk, failing_disk, small_disk
 from support.witness import Witness, check_trail, ids, make_calls, post, until_served, witness
 
 REFUSED = "the call cannot be recorded, so it is not made: "
+_DEADLINE = 30  # seconds: far more than anything takes
 
 
 @pytest.fixture
@@ -32,6 +35,12 @@ def upstream(tmp_path: Path) -> Iterator[Witness]:
 
 def _front(home: Path) -> Path:
     return home / "upstream"
+
+
+def _use_up(disk: SmallDisk, proxy: Proxy) -> None:
+    """Fill the room of the file with calls, which are recorded, and then what the line that did not fit gave up."""
+    wait_until(lambda: make_calls(proxy, 1) == [503], "the room to be used up")
+    disk.fill()
 
 
 def _check_refused(proxy: Proxy, upstream: Witness, words: str) -> None:
@@ -71,8 +80,7 @@ def test_a_full_disk(upstream: Witness, tmp_path: Path) -> None:
     ):
         assert make_calls(proxy, 3) == [200] * 3
         with disk.full():
-            # What is in the last page of the file still fits: it is filled by calls, which are recorded.
-            wait_until(lambda: make_calls(proxy, 1) == [503], "the disk to be full to the last byte")
+            _use_up(disk, proxy)
             assert make_calls(proxy, 3, "GET") == [200] * 3
             _check_refused(proxy, upstream, "No space left on device")
         _check_recovered(proxy, upstream, 3)
@@ -97,6 +105,7 @@ def test_kubectl_on_a_full_disk(demo: DemoCluster, tmp_path: Path) -> None:
             (done,) = wait_until(
                 lambda: _failed(kubectl("create", "cm", "while-full", "--dry-run=server")), "a refusal"
             )
+            disk.fill()  # what the line that did not fit gave up
             assert (done.returncode, done.stdout) == (1, "")
             assert f"{REFUSED}The journal cannot be written: No space left on device" in done.stderr
             assert kubectl("create", "cm", "while-full").returncode == 1
@@ -113,11 +122,23 @@ def _failed(done: subprocess.CompletedProcess[str]) -> list[subprocess.Completed
 
 
 def test_a_worker_that_dies_while_the_disk_is_full(upstream: Witness, tmp_path: Path) -> None:
-    """Its successor cannot begin a journal, says so and tries again, and is there by itself when there is room."""
-    with small_disk(tmp_path / "data") as disk, serving(tmp_path, _front(tmp_path)) as proxy:
-        assert make_calls(proxy, 3) == [200] * 3
+    """Its successor cannot end what it left open, says so, tries again, and is there by itself when there is room."""
+    came = Event()
+
+    def never_answered(connection: Connection, _asked: Asked) -> None:
+        came.set()
+        connection.count_rest()
+
+    upstream.server.on("/test/stalls", never_answered)
+    with (
+        small_disk(tmp_path / "data") as disk,
+        serving(tmp_path, _front(tmp_path)) as proxy,
+        Raw(proxy) as waiting,
+    ):
+        waiting.send(waiting.head("GET /clusters/plain/test/stalls"))
+        assert came.wait(_DEADLINE)
         with disk.full():
-            wait_until(lambda: make_calls(proxy, 1) == [503], "the disk to be full to the last byte")
+            _use_up(disk, proxy)
             proxy.children()["w0"].kill()
             wait_until(lambda: "No space left on device" in proxy.log.read_text(), "the worker to say why")
             assert proxy.process.poll() is None

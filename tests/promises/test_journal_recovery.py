@@ -65,7 +65,8 @@ def test_a_call_that_ended_in_a_panic_is_not_closed_again(tmp_path: Path) -> Non
     assert stages(tmp_path)[-1] == ("b", "ResponseComplete")
 
 
-def test_a_line_torn_anywhere_is_cut(tmp_path: Path) -> None:
+@pytest.mark.parametrize("room", [0, 5000])
+def test_a_line_torn_anywhere_is_cut(tmp_path: Path, room: int) -> None:
     """Whatever part of the last line got to the disk: it is cut off, what is before stays, and the chain goes on."""
     (path,) = write_journal(tmp_path, 3)
     whole = path.read_bytes()
@@ -73,7 +74,7 @@ def test_a_line_torn_anywhere_is_cut(tmp_path: Path) -> None:
     for left in range(last):
         journal = tmp_path / f"{left}"
         (copy,) = write_journal(journal, 3)
-        copy.write_bytes(whole[: len(whole) - last + left])
+        copy.write_bytes(whole[: len(whole) - last + left] + bytes(room))
         assert recovered(journal).torn == left
         assert report(journal).finding is None
         assert report(journal).open_calls == 0
@@ -89,11 +90,12 @@ def test_a_last_line_with_a_hole_is_cut(tmp_path: Path) -> None:
     assert report(tmp_path).finding is None
 
 
+@pytest.mark.parametrize("room", [0, 5000])
 @pytest.mark.parametrize("torn", [0, 1, 50])
-def test_a_segment_torn_in_its_first_line_is_used_again(tmp_path: Path, torn: int) -> None:
+def test_a_segment_torn_in_its_first_line_is_used_again(tmp_path: Path, torn: int, room: int) -> None:
     """A file of which only the name, or part of the header, got to the disk becomes the next segment."""
     first, second = write_journal(tmp_path, 4, 3)
-    second.write_bytes(second.read_bytes()[:torn])
+    second.write_bytes(second.read_bytes()[:torn] + bytes(room))
     assert recovered(tmp_path).segment == second
     assert segments(tmp_path, "w0") == [first, second]
     assert report(tmp_path).finding is None

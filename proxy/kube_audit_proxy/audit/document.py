@@ -36,7 +36,9 @@ Refused calls (400, 401, 403, 503) are records of the same shape.
 
 The journal is in `<data dir>/journal/<writer>/<number of the first line>.jsonl`. Each gateway worker is a writer. Its
 lines are numbered from 1 without gaps (`seq`), and each has the SHA-256 of the line before (`prev`), so a line that was
-changed, removed or put in breaks the chain. The first line of each file is of the kind `segment`.
+changed, removed or put in breaks the chain. The first line of each file is of the kind `segment`. While a file is
+written, it has room for more lines at its end, NULs that are no part of the trail, since a line that does not change
+the size of its file is durable sooner; so `tail -f` shows little, and `log --follow` all.
 
 `kube-audit-proxy verify` checks all of it. With nothing but common tools, one writer's chain is checked like this; it
 prints nothing if every line follows the one before:
@@ -45,7 +47,7 @@ prints nothing if every line follows the one before:
 """
 
 CHECK = """\
-cat "$DATA_DIR"/journal/"$WRITER"/*.jsonl | {
+cat "$DATA_DIR"/journal/"$WRITER"/*.jsonl | tr -d '\\0' | {
   seq=0 prev=$(printf '0%.0s' $(seq 64))
   while IFS= read -r line; do
     seq=$((seq + 1))

@@ -4,7 +4,6 @@ import logging
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
 
 from kube_audit_proxy.journal.committer import flush_directory
 from kube_audit_proxy.journal.files import Clock
@@ -12,6 +11,7 @@ from kube_audit_proxy.journal.line import Line, LineError, digest, parse
 from kube_audit_proxy.journal.notes import Note, read_notes, write_note
 from kube_audit_proxy.journal.reader import first_seq, segments
 from kube_audit_proxy.journal.retention import Deletion, Seal, Segment
+from kube_audit_proxy.journal.room import begun_line, last_line, lines_end
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +25,8 @@ def survey(journal: Path, writer: str) -> tuple[Segment, ...]:
     after: Line | None = None
     for path in reversed(segments(journal, writer)):
         with path.open("rb") as file:
-            first, last = file.readline(_LONGEST_LINE), _last_line(file)
-            size = file.tell()
+            first, last = file.readline(_LONGEST_LINE), _last_line(file.fileno())
+            size = os.fstat(file.fileno()).st_size
         header = _header(first, writer, first_seq(path))
         found.append(
             Segment(
@@ -71,20 +71,9 @@ def delete(journal: Path, deletion: Deletion, clock: Clock) -> None:
         log.info("retention deleted %s", words)
 
 
-def _last_line(file: BinaryIO) -> bytes | None:
-    """Return a file's last line without its newline, None if it has no newline; the file is then at its end."""
-    size = file.seek(0, os.SEEK_END)
-    step = 1 << 16
-    while True:
-        begin = max(size - step, 0)
-        file.seek(begin)
-        data = file.read(size - begin)
-        if not data.endswith(b"\n"):
-            return None
-        start = data.rfind(b"\n", 0, -1) + 1
-        if start or not begin:
-            return data[start:-1]
-        step *= 4
+def _last_line(descriptor: int) -> bytes | None:
+    """Return a file's last line without its newline, None if it has no newline."""
+    return None if begun_line(descriptor, lines_end(descriptor), _LONGEST_LINE) else last_line(descriptor)
 
 
 def _seal(last: bytes | None, after: Line) -> Seal | None:

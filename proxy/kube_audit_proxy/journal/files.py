@@ -73,12 +73,12 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def begin_segment(directory: Path, seq: int) -> tuple[Path, int]:
-    """Open the file for the segment that begins with this line, to append to it.
+    """Open the file for the segment that begins with this line.
 
     An empty file of that name, which a crash or a full disk left, is used; one with lines in it is never touched.
     """
     path = directory / segment_name(seq)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     if os.fstat(descriptor).st_size:
         os.close(descriptor)
         raise JournalError(f"the segment {path} already has lines in it")
@@ -115,15 +115,11 @@ def is_open_at(path: Path, descriptor: int) -> bool:
 def cut_back(path: Path, size: int) -> None:
     """Cut a file off at this size, durably, if there is one and it is longer."""
     with suppress(FileNotFoundError):
-        if path.stat().st_size > size:
-            cut(path, size)
-
-
-def cut(path: Path, size: int) -> None:
-    """Cut a file off at this size, durably."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.ftruncate(descriptor, size)
-        flush(descriptor)
-    finally:
-        os.close(descriptor)
+        if path.stat().st_size <= size:
+            return
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.ftruncate(descriptor, size)
+            flush(descriptor)
+        finally:
+            os.close(descriptor)

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from kube_audit_proxy.journal.cursor import Cursor
 from kube_audit_proxy.journal.line import LineError, parse
+from kube_audit_proxy.journal.room import last_line, lines_end
 
-_TAIL = 64 << 10
-"""Bytes of a segment's end in which its last line is looked for first."""
+_NOTHING_NEW = (b"\n", b"\n\0")
+"""What is around the place after a segment's last line: it was all read."""
 
 _SEGMENT = re.compile(r"[0-9]{20}\.jsonl")
 
@@ -73,17 +74,8 @@ def last_seq(segment: Path) -> int:
     """Return the number of a segment's last whole line, looking at its end; 0 where there is none or it is gone."""
     try:
         with segment.open("rb") as file:
-            size, reach = file.seek(0, os.SEEK_END), _TAIL
-            while True:
-                file.seek(max(size - reach, 0))
-                last = file.read(reach).rpartition(b"\n")[0].rpartition(b"\n")[2]
-                try:
-                    return parse(last).seq
-                except LineError:
-                    if reach >= size:
-                        return 0
-                    reach *= 16
-    except FileNotFoundError:
+            return parse(last_line(file.fileno())).seq
+    except (FileNotFoundError, LineError):
         return 0
 
 
@@ -119,17 +111,22 @@ def _read_segment(writer: str, path: Path, offset: int, max_bytes: int) -> Itera
         raise JournalGap(writer, path.name) from None
     with file:
         if offset:
-            file.seek(offset - 1)
-            if file.read(1) != b"\n":
+            before_and_after = os.pread(file.fileno(), 2, offset - 1)
+            if before_and_after in _NOTHING_NEW:
+                return
+            if not before_and_after.startswith(b"\n"):
                 offset = 0
-                file.seek(0)
+        end = lines_end(file.fileno(), offset)
+        file.seek(offset)
         rest: list[bytes] = []
-        while data := file.read(max_bytes):
-            end = data.rfind(b"\n") + 1
-            if not end:  # a line longer than max_bytes, or the torn last one
+        read = offset
+        while read < end and (data := file.read(min(max_bytes, end - read))):
+            read += len(data)
+            whole = data.rfind(b"\n") + 1
+            if not whole:  # a line longer than max_bytes
                 rest.append(data)
                 continue
-            complete = b"".join((*rest, data[:end]))
-            rest = [data[end:]]
+            complete = b"".join((*rest, data[:whole]))
+            rest = [data[whole:]]
             offset += len(complete)
             yield Batch(writer, complete[:-1].split(b"\n"), Cursor(path.name, offset))

@@ -1,8 +1,9 @@
 """What a writer that stopped or died left behind is put in order, before anybody writes after it.
 
-A torn last line is cut off, and kept in a file beside. A call with a start and no end is closed as interrupted.
-Anything else that is wrong stays as it is, for `verify` to show: new lines go to a new segment, and no line that was
-complete is ever overwritten. What was found is told in the log.
+The room behind the last line is cut off. So is a torn last line, which is kept in a file beside; and so is what was
+written at once with it and has holes, since a power failure leaves any part of what was not durable. A call with a
+start and no end is closed as interrupted. Anything else that is wrong stays as it is, for `verify` to show: new lines
+go to a new segment, and no line that was complete is ever overwritten. What was found is told in the log.
 """
 
 import logging
@@ -19,7 +20,7 @@ from kube_audit_proxy.journal.files import (
     Clock,
     JournalError,
     begin_segment,
-    cut,
+    cut_back,
     explain,
     header,
     locked,
@@ -27,6 +28,7 @@ from kube_audit_proxy.journal.files import (
 )
 from kube_audit_proxy.journal.line import FIRST_PREVIOUS, Line, LineError, build, content, digest, head, parse
 from kube_audit_proxy.journal.reader import first_seq, segments
+from kube_audit_proxy.journal.room import begins_hole, begun_line, lines_end
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ class _Scan:
     chain: Chain
     starts: dict[str, Line] = field(default_factory=dict)
     broken: Break | None = None
-    torn_at: int | None = None
+    whole: int = 0  # the newest segment's size, without what has to be cut off
 
     def take(self, data: bytes) -> None:
         broken = self.chain.feed(data)
@@ -96,12 +98,9 @@ def recover_held(directory: Path, writer: str, *, clock: Clock, product: str) ->
     paths = segments(directory.parent, writer)
     scan = _scan(paths, writer)
     torn = 0
-    if scan.torn_at is not None:
-        torn = paths[-1].stat().st_size - scan.torn_at
-        if torn:
-            kept = _keep_torn(paths[-1], scan.torn_at)
-            log.warning("%s: its last %d bytes are no whole line; they are cut off, and kept in %s", writer, torn, kept)
-        cut(paths[-1], scan.torn_at)
+    if paths:
+        torn = _keep_torn(paths[-1], scan.whole, writer)
+        cut_back(paths[-1], scan.whole)
     if scan.broken is not None:
         log.error(
             "%s: the journal is BROKEN at seq %d: %s: expected %s, found %s. It stays as it is, and new lines go to a "
@@ -134,18 +133,26 @@ def recover_held(directory: Path, writer: str, *, clock: Clock, product: str) ->
     return Recovered(seq, previous, segment, len(scan.starts), torn, scan.broken)
 
 
-def _keep_torn(path: Path, offset: int) -> Path:
-    """Keep what follows this offset, durably, in a file beside: it may be what is left of a line that was whole."""
+def _keep_torn(path: Path, offset: int, writer: str) -> int:
+    """Keep what follows this offset, durably, in a file beside; return how many bytes.
+
+    They may be what is left of lines that were whole.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        torn = file.read().rstrip(b"\0")
+    if not torn:
+        return 0
     beside = path.with_name(f"{path.name}.torn")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    with path.open("rb") as file, os.fdopen(descriptor, "wb", buffering=0) as kept:
-        file.seek(offset)
-        _, error = write_all(kept.fileno(), file.read())
+    with os.fdopen(descriptor, "wb", buffering=0) as kept:
+        _, error = write_all(kept.fileno(), torn)
         if error is not None:
             raise error
         flush(kept.fileno())
     flush_directory(os.fsencode(path.parent))
-    return beside
+    log.warning("%s: its last %d bytes are no whole line; they are cut off, and kept in %s", writer, len(torn), beside)
+    return len(torn)
 
 
 def interrupted(start: dict[str, Any], now: str) -> bytes:
@@ -193,17 +200,19 @@ def _where_to_begin(paths: list[Path]) -> int:
 def _scan_segment(path: Path, scan: _Scan, *, newest: bool) -> None:
     offset = 0
     with path.open("rb") as file:
-        for data in file:
+        end = lines_end(file.fileno())
+        rest = begun_line(file.fileno(), end)
+        while offset < end:
+            data = file.readline()
             known = scan.chain.seq, scan.chain.previous, scan.broken
-            whole = data.endswith(b"\n")
-            if whole or not newest:
-                scan.take(data.removesuffix(b"\n"))
-            if not whole and not newest:
-                scan.broken = scan.broken or Break(
-                    Wrong.UNTERMINATED, scan.chain.seq, "a newline", "the end of the file"
-                )
-            # What a crash can leave, at the very end only: a line without its end, or one with a hole in it.
-            if newest and (not whole or scan.chain.line is None) and not file.peek(1):
-                scan.torn_at = offset
+            scan.take(data[:-1])
+            is_last = offset + len(data) == end and not rest
+            if newest and scan.chain.line is None and (is_last or begins_hole(file.fileno(), offset, data)):
                 scan.chain.seq, scan.chain.previous, scan.broken = known
+                break
             offset += len(data)
+    if newest:
+        scan.whole = offset
+    elif rest:
+        scan.take(rest)
+        scan.broken = scan.broken or Break(Wrong.UNTERMINATED, scan.chain.seq, "a newline", "the end of the file")

@@ -1,5 +1,6 @@
 """Is the trail all there, and as it was written? Reads every line of every segment, whatever their size."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from kube_audit_proxy.journal.line import Line
 from kube_audit_proxy.journal.notes import account, read_notes
 from kube_audit_proxy.journal.reader import first_seq, segments, writers
 from kube_audit_proxy.journal.recovery import ENDS
+from kube_audit_proxy.journal.room import begins_hole, begun_line, lines_end
 
 LONGEST_LINE = 64 << 20  # bytes: what is longer is no line, and is not read into memory in one piece
 
@@ -94,6 +96,7 @@ class _Walk:
     ends_without_start: int = 0
     lost: int = 0
     torn: int = 0
+    end: int = 0
     finding: Finding | None = None
 
     def take(self, data: bytes, place: _Place) -> None:
@@ -103,7 +106,7 @@ class _Walk:
         if broken is not None:
             before = broken.what is Wrong.ALTERED and self.lines > 1
             self.wrong(broken, self.place if before else place)
-        self.place = place
+        self.place, self.end = place, place.offset + len(data) + 1
         line = self.chain.line
         if line is None:
             return
@@ -173,7 +176,7 @@ def _verify_writer(journal: Path, writer: str, head: tuple[int, str] | None, pro
     if head is not None and chain.seq < head[0]:
         what = Wrong.CUT_OFF if walk.lines else Wrong.MISSING
         last = f"line {chain.seq} as the last" if walk.lines else "no line at all"
-        place = _Place(walk.place.segment, walk.place.line + 1, paths[-1].stat().st_size - walk.torn if paths else 0)
+        place = _Place(walk.place.segment, walk.place.line + 1, walk.end)
         walk.wrong(Break(what, chain.seq + 1, f"lines up to {head[0]}", last), place)
     return Report(
         writer=writer,
@@ -217,18 +220,30 @@ def _deleted_meanwhile(walk: _Walk, path: Path) -> None:
 def _walk_segment(walk: _Walk, path: Path, progress: Callable[[int], None], *, newest: bool) -> None:
     number = offset = told = 0
     with path.open("rb") as file:
-        while data := file.readline(LONGEST_LINE):
+        end = lines_end(file.fileno())
+        while offset < end and (data := file.readline(LONGEST_LINE)):
+            if newest and b"\0" in data and begins_hole(file.fileno(), offset, data):
+                break
             number += 1
             place = _Place(path.name, number, offset)
             offset += len(data)
-            if data.endswith(b"\n"):
-                walk.take(data[:-1], place)
-            elif newest and len(data) < LONGEST_LINE:
-                walk.torn = len(data)
-            else:
-                walk.take(data, place)
-                walk.wrong(Break(Wrong.UNTERMINATED, walk.chain.seq, "a newline", "none"), place)
+            walk.take(data.removesuffix(b"\n"), place)
+            if not data.endswith(b"\n"):
+                _unterminated(walk, place)
             if offset - told >= 1 << 20:
                 progress(offset - told)
                 told = offset
-    progress(offset - told)
+        rest = begun_line(file.fileno(), end, LONGEST_LINE)
+        if offset < end:
+            walk.torn = end - offset + len(rest)
+        elif newest and len(rest) < LONGEST_LINE:
+            walk.torn = len(rest)
+        elif rest:
+            place = _Place(path.name, number + 1, offset)
+            walk.take(rest, place)
+            _unterminated(walk, place)
+        progress(os.fstat(file.fileno()).st_size - told)
+
+
+def _unterminated(walk: _Walk, place: _Place) -> None:
+    walk.wrong(Break(Wrong.UNTERMINATED, walk.chain.seq, "a newline", "none"), place)

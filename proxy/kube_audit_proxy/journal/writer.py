@@ -9,6 +9,7 @@ import asyncio
 import os
 from binascii import hexlify
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from errno import ENOENT, ESTALE
 from hashlib import sha256
@@ -27,21 +28,21 @@ from kube_audit_proxy.journal.files import (
     header,
     is_open_at,
     make_directory,
-    write_all,
 )
 from kube_audit_proxy.journal.line import build, content, head
 from kube_audit_proxy.journal.recovery import Recovered, recover_held
+from kube_audit_proxy.journal.room import LARGEST_BATCH, ROOM, write_at
 from kube_audit_proxy.journal.syncer import COMMAND, Syncer
 
 IDLE_TURN: Final = 0.00002  # seconds: a turn of the loop that took less had nothing to do
-LARGEST_BATCH: Final = 1000  # lines: after a long trouble, more at once would hold up the loop
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a writer keeps to: a segment's size in bytes, times in seconds, how many ends to keep in memory."""
+    """What a writer keeps to: sizes of a segment and its room in bytes, times in seconds, how many ends to keep."""
 
     segment_bytes: int = 64 << 20
+    room: int = ROOM
     timeout: float = 5.0
     end_delay: float = 0.05
     gather: float = 0.001
@@ -119,6 +120,8 @@ class JournalWriter:
             self._lock.release()
             raise
         self._size = 0
+        self._room_end = 0
+        self._room = bytes(limits.room)
         self._seq = self.recovered.seq
         self._previous = self.recovered.previous.encode()
         self._spoiled = False  # the file may end with lines that are not durable and have to be cut off
@@ -228,8 +231,7 @@ class JournalWriter:
         self._fail(written, reason)
         await self._syncer.close()
         if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+            self._close_segment()
         self._lock.release()
         if left:
             raise JournalError(reason)
@@ -297,7 +299,7 @@ class JournalWriter:
         self._write(items)
 
     def _prepare_segment(self) -> None:
-        """Have a file that can be appended to; everything in the present one is durable."""
+        """Have a file that can be written to; everything in the present one is durable."""
         if self._spoiled:
             self._hold_lock()
             self._discard_segment()
@@ -305,12 +307,19 @@ class JournalWriter:
         if self._descriptor >= 0 and not full and not (self._renew and self._size):
             return
         if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+            self._close_segment()
         self._hold_lock()
         self._path, self._descriptor = begin_segment(self._directory, self._seq + 1)
-        self._size = 0
+        self._size = self._room_end = 0
         self._unsynced = True
+
+    def _close_segment(self) -> None:
+        """Let go of a file whose lines are durable, without its room; where that cannot be cut off, it does no harm."""
+        if self._room_end > self._size:
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, self._size)
+        os.close(self._descriptor)
+        self._descriptor = -1
 
     def _hold_lock(self) -> None:
         """Take the lock again where the directory was removed, or another disk is in its place."""
@@ -356,19 +365,22 @@ class JournalWriter:
             hashes.append(previous)
         lines.append(b"")
         data = b"\n".join(lines)
-        written, error = write_all(self._descriptor, data)
-        refused: list[_Item] = []
         before = self._size
+        room = self._room if before + len(data) > self._room_end else b""
+        written, error = write_at(self._descriptor, data, before, room)
+        self._room_end = max(self._room_end, before + written)
+        refused: list[_Item] = []
         if error is not None:
             # A line that got through whole stays: a reader may have seen it.
             whole = data.rfind(b"\n", 0, written) + 1
             count = data.count(b"\n", 0, whole)
             items, refused = items[:count], items[count:]
-            written = whole
+        else:
+            whole = len(data)
         self._batch = (
             _Batch(items, self._seq + 1, hashes[len(items) - 1], before, whole=error is None) if items else None
         )
-        self._size += written
+        self._size += whole
         if error is not None:
             self._give_back(refused, f"The journal cannot be written: {explain(error)}")
             self._cut_partial_line()
@@ -379,6 +391,7 @@ class JournalWriter:
     def _cut_partial_line(self) -> None:
         try:
             os.ftruncate(self._descriptor, self._size)
+            self._room_end = self._size
         except OSError:
             self._spoiled = True
 
