@@ -18,8 +18,8 @@ from kube_audit_proxy.process.child import read_settings, say_ready, set_up_logg
 from kube_audit_proxy.process.retention import Retention, shipped_cursors
 
 _NAME = "indexer"
-_NICENESS = 5
-"""It follows behind: where processors are short, they are the gateway's first."""
+_NICENESS = 19
+"""It follows behind: where processors are short, they are the gateway's first, whose calls would wait for its turns."""
 
 
 async def _until_stopped(following: threading.Thread, stop: threading.Event, directory: Path) -> bool:

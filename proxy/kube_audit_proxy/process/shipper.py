@@ -21,8 +21,8 @@ from kube_audit_proxy.telemetry.transport import TransportError, connect
 
 log = logging.getLogger(__name__)
 
-_NICENESS = 5
-"""It follows behind: where processors are short, they are the gateway's first."""
+_NICENESS = 19
+"""It follows behind: where processors are short, they are the gateway's first, whose calls would wait for its turns."""
 
 _LAST_SECONDS = 5.0
 """What is not delivered so long after the end of the workers is delivered after the next start."""
