@@ -140,7 +140,7 @@ def _is_path_segment(name: str) -> bool:
 _MOST_PAIRS = 10_000
 """Pairs of a query that Go takes by default (net/url, `urlmaxqueryparams`): of a query with more it reads none."""
 
-_PLAIN = re.compile(r"(?=/)(?:/(?!\.)[!\"$&-.0->@-\[\]-~]++)*+/?(?:\?[!\"$-~]*+)?")
+_PLAIN = re.compile(r"(?![^?]*/[./])/[!\"$&->@-\[\]-~]*+(?:\?[!\"$-~]*+)?")
 _PROXIED = re.compile(r"/api/v1/(?:nodes|namespaces/[^/?]+/(?:pods|services))/[^/?]+/proxy(?=/)")
 
 _REFUSED_ANYWHERE = (

@@ -16,9 +16,9 @@ def is_int64(text: str) -> bool:
 
 # Field selectors: apimachinery, pkg/fields/selector.go.
 
-_FIELD_TERM = re.compile(r"((?:[^\\,]|\\.|\\\Z)*+)(?:,|\Z)", re.DOTALL)
+_FIELD_TERM = re.compile(r"((?:[^\\,]|\\.|\\\Z)*)(?:,|\Z)", re.DOTALL)
 _FIELD_OPERATOR = re.compile(r"!=|==|=")
-_FIELD_VALUE = re.compile(r"(?:[^\\,=]|\\[\\,=])*+")
+_FIELD_VALUE = re.compile(r"(?:[^\\,=]|\\[\\,=])*")
 _FIELD_ESCAPE = re.compile(r"\\(.)")
 
 
@@ -46,7 +46,8 @@ def required_field(selector: str, field: str) -> str | None:
 
 
 # Label selectors: apimachinery, pkg/labels/selector.go; keys and values: pkg/api/validate/content/kube.go.
-# All repetitions of blanks are possessive, so that no selector takes more than linear time.
+# All repetitions of blanks are possessive, so that no selector takes more than linear time. Those of groups are not:
+# before Python 3.11.5 a group that is given up amid its text leaves the place in the middle (python/cpython#106052).
 
 _BLANKS = r"[ \t\r\n]*+"
 _LABEL_NAME = r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
@@ -58,10 +59,10 @@ _REQUIREMENT = (
     rf"|{_BLANKS}{_LABEL_KEY}(?:"
     rf"{_BLANKS}(?:==|!=|=){_LABEL_VALUE}"
     rf"|{_BLANKS}[<>]{_BLANKS}[0-9]{{1,63}}{_BLANKS}"
-    rf"|[ \t\r\n]++(?:in|notin){_BLANKS}\({_LABEL_VALUE}(?:,{_LABEL_VALUE})*+\){_BLANKS}"
+    rf"|[ \t\r\n]++(?:in|notin){_BLANKS}\({_LABEL_VALUE}(?:,{_LABEL_VALUE})*\){_BLANKS}"
     rf"|{_BLANKS}))"
 )
-_LABEL_SELECTOR = re.compile(rf"{_REQUIREMENT}(?:,{_REQUIREMENT})*+|{_BLANKS}")
+_LABEL_SELECTOR = re.compile(rf"{_REQUIREMENT}(?:,{_REQUIREMENT})*|{_BLANKS}")
 _LABEL_BOUND = re.compile(rf"[<>]{_BLANKS}([0-9]+)")
 
 
