@@ -284,6 +284,34 @@ def test_a_journal_whose_directory_is_gone_refuses(tmp_path: Path, back: str) ->
     assert stages(journal)[-2:] == [("a", "ResponseComplete"), ("d", "RequestReceived")]
 
 
+@pytest.mark.parametrize("how", ["removed", "replaced", "moved away", "its directory moved away"])
+def test_a_file_without_its_name_is_noticed_at_any_time(tmp_path: Path, how: str) -> None:
+    """Also where nothing in its directory had been changed for long, so that a look at that was enough."""
+    journal = journal_in(tmp_path)
+
+    async def test() -> None:
+        async with writing(journal, limits=QUICK) as writer:
+            await writer.commit(start("a"), "a")
+            os.utime(journal / "w0", (0, 0))
+            for name in ("b", "c", "d"):
+                await writer.commit(start(name), name)
+            (path,) = segments(journal, "w0")
+            match how:
+                case "removed":
+                    path.unlink()
+                case "replaced":
+                    shutil.move(shutil.copy(path, tmp_path / "other"), path)
+                case "moved away":
+                    path.rename(tmp_path / "other")
+                case _:
+                    (journal / "w0").rename(tmp_path / "other")
+            with pytest.raises(JournalError, match="its file was removed"):
+                await writer.commit(start("e"), "e")
+            await eventually(lambda: writer.failed is None)
+
+    run(test)
+
+
 def test_closing_a_journal_in_trouble_says_so(tmp_path: Path) -> None:
     """What could not be written by the end is told, and the next start closes the calls."""
 

@@ -11,10 +11,15 @@ import signal
 import socket
 import struct
 import sys
+import time
 from errno import EBADMSG, EIO, ESTALE
 
 LENGTH = struct.Struct("!H")
 ANSWER = struct.Struct("!I")
+DURABLE = ANSWER.pack(0)
+
+_COARSEST = 2_000_000_000
+"""Nanoseconds: two changes of a directory that are further apart never have the same time, whatever its file system."""
 
 if sys.platform == "darwin":
     from fcntl import F_FULLFSYNC, fcntl
@@ -42,6 +47,8 @@ class File:
         self.path = b""
         self.descriptor = -1
         self.inode = 0
+        self.directory = b""
+        self.unchanged: tuple[int, int, int] | None = None
 
     def sync(self, path: bytes) -> None:
         """Make everything written to the file durable; raise OSError where that failed or its name is gone."""
@@ -50,14 +57,28 @@ class File:
             self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             self.path = path
             self.inode = os.fstat(self.descriptor).st_ino
+            self.directory = os.path.dirname(path)  # noqa: PTH120 - pathlib is slow to import
+            self.unchanged = None
         if self.descriptor < 0:
             raise OSError(EBADMSG, "no path was given yet")
         flush(self.descriptor)
         if path:
-            flush_directory(os.path.dirname(path))  # noqa: PTH120 - pathlib is slow to import
-        # A file without its name is durable and lost all the same.
+            flush_directory(self.directory)
+        self._look_at_name()
+
+    def _look_at_name(self) -> None:
+        """Raise OSError where the file has lost its name: it is durable and lost all the same.
+
+        Its directory is looked at first, and the file only if something was changed there. Who looks at a file that is
+        being written makes Linux note the time of the next write exactly, which costs both a quarter more.
+        """
+        found = os.stat(self.directory)  # noqa: PTH116 - the same
+        state = found.st_dev, found.st_ino, found.st_mtime_ns
+        if state == self.unchanged:
+            return
         if os.stat(self.path).st_ino != self.inode:  # noqa: PTH116 - the same
             raise OSError(ESTALE, "another file has this name")
+        self.unchanged = state if time.time_ns() - found.st_mtime_ns > _COARSEST else None
 
     def close(self) -> None:
         """Let go of the file."""
@@ -88,7 +109,7 @@ def serve(connection: socket.socket) -> None:
         except OSError as error:
             connection.sendall(ANSWER.pack(error.errno or EIO))
         else:
-            connection.sendall(ANSWER.pack(0))
+            connection.sendall(DURABLE)
 
 
 def main() -> None:
