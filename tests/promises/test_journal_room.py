@@ -125,6 +125,7 @@ def test_room_in_older_segments_does_no_harm(tmp_path: Path) -> None:
 def test_what_was_not_durable_can_have_holes(tmp_path: Path, first: int, last: int) -> None:
     """After a power failure any sectors of the last write are there: from the first hole on it is kept aside."""
     (path,) = write_journal(tmp_path, 100)
+    known = report(tmp_path)
     whole = path.read_bytes()[: 3 * PAGE + 50]
     if first < 0:
         first = whole.index(b"\n", -first) + 1
@@ -132,6 +133,9 @@ def test_what_was_not_durable_can_have_holes(tmp_path: Path, first: int, last: i
     before = whole[: whole.rfind(b"\n", 0, first) + 1]
     told = report(tmp_path)
     assert (told.finding, told.torn) == (None, len(whole) - len(before))
+    missed = report(tmp_path, {"w0": (known.last_seq, known.last_hash)}).finding
+    assert missed is not None
+    assert (missed.what, missed.offset) == (Wrong.CUT_OFF, len(before))
     found = recovered(tmp_path)
     assert (found.torn, found.broken) == (told.torn, None)
     assert path.read_bytes() == before
