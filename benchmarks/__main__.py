@@ -38,7 +38,10 @@ def plot(figures: list[Figure]) -> None:
     axes.set_xlabel("share of the goal: up to 1 it is met, and less is better")
     for place, figure in enumerate(figures):
         sign = "≤" if figure.at_most else "≥"
-        axes.text(figure.share, place, f"  {figure.value:,.2f} ({sign} {figure.goal:,g})", va="center", fontsize=8)
+        axes.text(
+            figure.share + 0.02, place, f"{figure.value:,.2f} ({sign} {figure.goal:,g})", va="center", fontsize=8,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},  # where the line of the goal passes
+        )  # fmt: skip
     axes.margins(x=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     drawing.savefig(RESULTS / "figures.svg", metadata={"Date": None})
